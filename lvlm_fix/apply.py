@@ -1,0 +1,357 @@
+"""`fix`: attach methods to a model, detach them, restore everything.
+
+Only this file touches a model. It needs three handles on it: a registered attention function, a pre-hook on the
+model's forward (which tokens are image tokens, is this a new prompt) and, for methods that need sinks, pre-hooks on
+the decoder layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+from transformers import PreTrainedModel
+
+from lvlm_fix.attention import PREFIX, SITE, Attend, register, row_logits, weigh
+from lvlm_fix.errors import InputError, ModelError
+from lvlm_fix.families import Family, family_of
+from lvlm_fix.method import Method, Seen
+from lvlm_fix.methods import resolve
+from lvlm_fix.prompt import Prompt
+from lvlm_fix.report import Report, report_of
+from lvlm_fix.sinks import discover_channels, is_sink, published_channels
+
+__all__ = ["Fix", "fix"]
+
+
+def fix(model: PreTrainedModel, method: str | Method | Sequence[str | Method]) -> Fix:
+    """Let methods act on `model` until the block ends or `.remove()` is called.
+
+    Args:
+        model: any Hugging Face image-text-to-text model whose decoder uses the attention interface.
+        method: a name ("vhr"), names in order ("var+vhr"), a method, or a list of them. At each place they act in
+            the order given; places follow the data: attention, head outputs, next-token logits.
+
+    Raises:
+        UnknownNameError: no method of that name. ModelError: the model misses what a method needs.
+    """
+    return Fix(model, resolve(method))
+
+
+class Fix:
+    """Methods attached to a model: a context manager, and a handle with `.remove()`, `.report()` and `.scores()`."""
+
+    def __init__(self, model: PreTrainedModel, methods: tuple[Method, ...]) -> None:
+        self.model, self.methods = model, methods
+        self.family: Family = family_of(model)
+        self._wrapped: str = self.family.decoder.config._attn_implementation
+        self._depth = len(self.family.layers)
+        self._at: tuple[tuple[tuple[int, Method], ...], ...] = tuple(
+            tuple((i, m) for i, m in enumerate(methods) if layer in set(m.acts_in(self._depth)))
+            for layer in range(self._depth)
+        )
+        self._needs = frozenset[str]().union(*(m.needs for m in methods))
+        self._prompt: Prompt | None = None
+        self._recording: tuple[dict[int, Tensor], Tensor] | None = None
+        self._cache: object = None
+        self._channels: dict[float, Tensor] = {}
+        self._pass: dict[int, tuple[Tensor, Tensor]] = {}  # masks of this pass by number of keys
+        self._prefill = False
+        self._hooks: list[RemovableHandle] = []
+        self._attach()
+
+    # attaching ----------------------------------------------------------------------------------------------
+
+    def _attach(self) -> None:
+        if self._wrapped.startswith(PREFIX):
+            raise ModelError("this model is fixed already; name all methods at once, as in 'var+vhr'")
+        name = register(self._wrapped)
+        try:
+            self._switch(name)
+            for module in self.family.attentions:
+                module.__dict__[SITE] = self
+            self._hooks.append(self.model.register_forward_pre_hook(self._begin, with_kwargs=True))
+            if self._rules("channels"):
+                for number, layer in enumerate(self.family.layers):
+                    if any("sinks" in m.needs for _, m in self._at[number]):
+                        self._hooks.append(layer.register_forward_pre_hook(self._find_sinks(number), with_kwargs=True))
+        except BaseException:
+            self.remove()
+            raise
+
+    def _switch(self, name: str) -> None:
+        self.model.set_attn_implementation({self.family.config_key: name})
+        if self.family.decoder.config._attn_implementation != name:
+            raise ModelError(f"{type(self.model).__name__}: its decoder does not use the attention interface")
+
+    def remove(self) -> None:
+        """Detach; the model, its configuration and its hooks are as before. May be called twice."""
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks.clear()
+        for module in self.family.attentions:
+            module.__dict__.pop(SITE, None)
+        if self.family.decoder.config._attn_implementation != self._wrapped:
+            self.model.set_attn_implementation({self.family.config_key: self._wrapped})
+        self._cache = None
+
+    def __enter__(self) -> Fix:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.remove()
+
+    # what acted ---------------------------------------------------------------------------------------------
+
+    def report(self) -> list[Report]:
+        """What every method did since the last prompt began: heads chosen, sinks found, rows edited."""
+        return [report_of(number, method, self._prompt, self._depth) for number, method in enumerate(self.methods)]
+
+    def scores(self, method: int = 0) -> Tensor:
+        """The head scores that a method gave the last prompt: batch layers heads; NaN in layers it did not score."""
+        found = {} if self._prompt is None else self._prompt.scores
+        layers = {layer: scores for (number, layer), scores in found.items() if number == method}
+        if not layers:
+            raise InputError("no heads were scored: run a prompt with an image through the model first")
+        some = next(iter(layers.values()))
+        blank = torch.full_like(some, torch.nan)
+        return torch.stack([layers.get(layer, blank).to(some.device) for layer in range(self._depth)], dim=1)
+
+    # one forward pass ---------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def _begin(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Read the prompt of a prefill; count the columns of a decoding step."""
+        ids = kwargs.get("input_ids", args[0] if args else None)
+        if ids is None:
+            raise InputError("image tokens are found by their ids: pass input_ids, not inputs_embeds alone")
+        cache = kwargs.get("past_key_values")
+        known = cache is not None and cache is self._cache
+        past = int(cache.get_seq_length()) if cache is not None and (ids.shape[1] > 1 or not known) else -1
+        self._pass = {}
+        if known and past and self._prompt is not None and ids.shape[1] == 1:
+            self._prefill = False
+            self._prompt.length += 1
+            return
+        if past > 0 and not known:
+            raise InputError(f"the cache holds {past} tokens from outside of this fix; start from an empty cache")
+        earlier = self._prompt if known and past > 0 else None
+        image = torch.isin(ids, torch.tensor(self.family.image_tokens, device=ids.device))
+        if earlier is not None:
+            earlier.length = past
+        self._prompt = Prompt.read(image, _valid(kwargs.get("attention_mask"), ids), earlier)
+        self._prefill, self._cache = True, cache
+        if not bool(self._prompt.with_image.any()):
+            return
+        if "sinks" in self._needs:
+            self._prepare_sinks(ids)
+        if "no_image" in self._needs and earlier is None:
+            self._prompt.no_image = self._without_image(ids, image)
+
+    def _without_image(self, ids: Tensor, image: Tensor) -> dict[int, Tensor]:
+        """Head outputs at the last position of the prompt with its image tokens deleted: layer -> batch heads dim."""
+        assert self._prompt is not None
+        keep = (self._prompt.valid & ~image).tolist()
+        texts = [tuple(i for i, k in zip(row, kept, strict=True) if k) for row, kept in zip(ids.tolist(), keep, strict=True)]
+        unique = list(dict.fromkeys(texts))  # beams, and photos with one question, share one pass
+        width = max(map(len, unique))
+        rows = torch.tensor([[0] * (width - len(text)) + list(text) for text in unique], device=ids.device)
+        mask = torch.tensor([[0] * (width - len(text)) + [1] * len(text) for text in unique], device=ids.device)
+        outputs: dict[int, Tensor] = {}
+        self._recording = outputs, torch.tensor([unique.index(text) for text in texts], device=ids.device)
+        try:
+            self.family.decoder(
+                inputs_embeds=self.model.get_input_embeddings()(rows),
+                attention_mask=mask,
+                position_ids=(mask.cumsum(-1) - 1).clamp_min(0),
+                use_cache=False,
+            )
+        finally:
+            self._recording = None
+        return outputs
+
+    # sinks --------------------------------------------------------------------------------------------------
+
+    def _rules(self, rule: str) -> list[float]:
+        """The thresholds asked for under a sink rule."""
+        return [m.sink_rule()[1] for m in self.methods if "sinks" in m.needs and m.sink_rule()[0] == rule]
+
+    def _prepare_sinks(self, ids: Tensor) -> None:
+        assert self._prompt is not None
+        for threshold in self._rules("channels"):
+            if threshold not in self._channels:
+                first = ids[torch.arange(len(ids)), self._prompt.valid[:, -ids.shape[1] :].int().argmax(-1)][:, None]
+                config, prompt = self.family.decoder.config, self._prompt
+                self._prompt = None  # the discovery pass is not to be edited
+                found = published_channels(config) or discover_channels(self.family, first, threshold)
+                self._prompt = prompt
+                self._channels[threshold] = torch.tensor(found, device=ids.device, dtype=torch.long)
+
+    def _find_sinks(self, layer: int) -> Any:
+        """A pre-hook that marks the sinks among the positions entering `layer`."""
+        (threshold, *others) = self._rules("channels")
+        if any(other != threshold for other in others):
+            raise ModelError("two methods with different sink thresholds cannot act at once")
+
+        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            prompt, channels = self._prompt, self._channels.get(threshold)
+            if self._recording or prompt is None or channels is None or not len(channels):
+                return
+            hidden = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
+            new = is_sink(hidden, channels.to(hidden.device), threshold)
+            before = prompt.sinks.get(layer)
+            start = prompt.length - new.shape[1]
+            new = new & prompt.valid[:, start : prompt.length].to(new.device) if self._prefill else new
+            prompt.sinks[layer] = new if before is None else torch.cat((before[:, :start], new), dim=1)
+
+        return hook
+
+    # attention ----------------------------------------------------------------------------------------------
+
+    def attend(self, plain: Attend, module: nn.Module, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
+        """The registered attention function: the wrapped implementation, then the edits of this layer."""
+        output, weights = plain(module, *args, **kwargs)  # batch query heads dim
+        layer: int = module.layer_idx  # type: ignore[assignment]
+        acting = self._at[layer]
+        if self._recording is not None:
+            if acting:
+                outputs, order = self._recording
+                outputs[layer] = output[:, -1].index_select(0, order.to(output.device))
+            return output, weights
+        prompt = self._prompt
+        if not acting or prompt is None or not prompt.any_image:
+            return output, weights
+        query, key, value, *rest = args
+        mask = rest[0] if rest else kwargs.get("attention_mask")
+        seen = self._seen(layer, key.shape[2], query.device)
+        if any(_edits_attention(m) or (self._prefill and "weights" in m.needs) for _, m in acting):
+            output = self._edit_rows(seen, prompt, acting, output, query, key, value, mask, kwargs)
+        if self._prefill:
+            self._choose(seen, prompt, acting, output)
+        for number, method in acting:
+            if _overrides(method, "head_outputs"):
+                seen.scores, seen.heads = prompt.scores.get((number, layer)), prompt.heads.get((number, layer))
+                edited = method.head_outputs(output, seen)
+                if edited is not output:
+                    prompt.edited[number] = prompt.edited.get(number, 0) + query.shape[2]
+                output = edited
+        return output, weights
+
+    def _seen(self, layer: int, n_keys: int, device: torch.device) -> Seen:
+        """The context of one layer; masks are cut once per pass and number of keys."""
+        prompt = self._prompt
+        assert prompt is not None
+        if n_keys not in self._pass:
+            image, before = (prompt.columns(mask, n_keys).to(device) for mask in (prompt.image, prompt.before_image))
+            self._pass[n_keys] = image, before
+        image, before = self._pass[n_keys]
+        rows = prompt.text.active if self._prefill else prompt.with_image[:, None]
+        return Seen(layer, self._depth, self._prefill, image, before, rows.to(device))
+
+    def _edit_rows(
+        self,
+        seen: Seen,
+        prompt: Prompt,
+        acting: tuple[tuple[int, Method], ...],
+        output: Tensor,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor | None,
+        kwargs: dict[str, Any],
+    ) -> Tensor:
+        """Add to the output what the edits of logits and weights change in the text rows (prefill) or the one row."""
+        if kwargs.get("s_aux") is not None:
+            raise ModelError("attention with learned sinks (s_aux) cannot be edited by rows")
+        text = prompt.text if self._prefill else None
+        index = None if text is None else text.index.to(query.device)
+        some = query if index is None else query.index_select(2, index)
+        options = {name: kwargs.get(name) for name in ("softcap", "sliding_window")}
+        logits = row_logits(some, key, mask, index, query.shape[2], scaling=kwargs["scaling"], **options)
+        edited = logits
+        for number, method in acting:
+            if _overrides(method, "attention_logits"):
+                new = method.attention_logits(edited, self._for(seen, prompt, number))
+                edited = self._accept(number, method, edited, new, prompt, seen)
+        plain = logits.softmax(-1).nan_to_num(0.0)  # a padding row sees nothing
+        weights = plain if edited is logits else edited.softmax(-1).nan_to_num(0.0)
+        seen.logits = edited
+        self._received_sinks(seen, prompt, acting, plain)
+        for number, method in acting:
+            if _overrides(method, "attention_weights"):
+                new = method.attention_weights(weights, self._for(seen, prompt, number))
+                weights = self._accept(number, method, weights, new, prompt, seen)
+        if self._prefill and text is not None:
+            at = torch.searchsorted(text.index, prompt.last.to(text.index.device)).clamp_max(max(len(text.index) - 1, 0))
+            seen.weights = plain[torch.arange(len(plain)), :, at.to(plain.device)] if len(text.index) else None
+        if weights is plain:
+            return output
+        change = weigh(weights - plain, value).to(output.dtype)
+        return output + change if index is None else output.index_add(1, index, change)
+
+    def _for(self, seen: Seen, prompt: Prompt, number: int) -> Seen:
+        """The context as one method sees it: its heads, its scores, the sinks of this layer."""
+        seen.scores, seen.heads = prompt.scores.get((number, seen.layer)), prompt.heads.get((number, seen.layer))
+        sinks = prompt.sinks.get(seen.layer)
+        seen.sinks = None if sinks is None else prompt.columns(sinks, seen.image.shape[1]).to(seen.image.device)
+        return seen
+
+    def _accept(self, number: int, method: Method, old: Tensor, new: Tensor, prompt: Prompt, seen: Seen) -> Tensor:
+        """Keep an edit only in the rows it may touch; count the rows it changed."""
+        if new is old:
+            return old
+        active = seen.rows
+        if self._prefill and method.reach == "last":
+            active = active & (prompt.text.index.to(prompt.last.device) == prompt.last[:, None]).to(active.device)
+        if self._prefill or not prompt.all_with_image:
+            new = torch.where(active[:, None, :, None], new, old)
+        changed = (new != old).any(-1).sum()
+        prompt.edited[number] = changed + prompt.edited.get(number, 0)
+        return new
+
+    def _received_sinks(self, seen: Seen, prompt: Prompt, acting: tuple[tuple[int, Method], ...], plain: Tensor) -> None:
+        """Sinks by received attention: what the prompt's text rows give a key on average, against the uniform share."""
+        rules = [m.sink_rule() for _, m in acting if "sinks" in m.needs]
+        factors = [value for rule, value in rules if rule == "received"]
+        if not (self._prefill and factors):
+            return
+        active = seen.rows[:, None, :, None]
+        mean = (plain * active).sum((1, 2)) / (active.sum((1, 2)) * plain.shape[1]).clamp_min(1)
+        count = prompt.columns(prompt.valid, mean.shape[1]).sum(-1, keepdim=True).to(mean.device)
+        prompt.sinks[seen.layer] = mean * count > factors[0]
+
+    def _choose(self, seen: Seen, prompt: Prompt, acting: tuple[tuple[int, Method], ...], output: Tensor) -> None:
+        """Once per prompt and layer: every method that picks heads scores and chooses them."""
+        seen.outputs = output[torch.arange(len(output)), prompt.last.to(output.device)]
+        seen.no_image = prompt.no_image.get(seen.layer)
+        for number, method in acting:
+            if (number, seen.layer) in prompt.heads or not _overrides(method, "score_heads"):
+                continue
+            scores = method.score_heads(seen)
+            if scores is not None:
+                heads = method.choose_heads(scores, seen) & prompt.with_image[:, None].to(scores.device)
+                prompt.scores[number, seen.layer], prompt.heads[number, seen.layer] = scores, heads
+
+
+def _overrides(method: Method, place: str) -> bool:
+    return getattr(type(method), place) is not getattr(Method, place)
+
+
+def _edits_attention(method: Method) -> bool:
+    return _overrides(method, "attention_logits") or _overrides(method, "attention_weights")
+
+
+def _valid(mask: Any, ids: Tensor) -> Tensor:
+    """Which of this pass's tokens are not padding, from a 2-D mask or from the diagonal of a prepared 4-D one."""
+    if isinstance(mask, dict):
+        mask = next((m for m in mask.values() if m is not None), None)
+    if not isinstance(mask, Tensor):
+        return torch.ones_like(ids, dtype=torch.bool)
+    if mask.ndim == 2:
+        return mask[:, -ids.shape[1] :].bool()
+    own = mask[:, 0].diagonal(dim1=-2, dim2=-1)[:, : ids.shape[1]]
+    return own.bool() if own.dtype == torch.bool else own >= 0

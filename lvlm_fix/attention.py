@@ -1,0 +1,106 @@
+"""Attention by rows: what the wrapped implementation computed, plus the change that edits make to a few rows.
+
+The wrapped implementation (SDPA, Flash, eager) serves every row. For the rows that an edit touches, logits and weights
+are recomputed in plain products and only the *difference* `(A' − A)·V` is added: an edit that changes nothing adds an
+exact zero, and nothing of size query × key is held for the rows of the image.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from lvlm_fix.errors import ModelError
+
+__all__ = ["register", "row_logits", "weigh"]
+
+Attend = Callable[..., tuple[Tensor, Tensor | None]]
+SITE = "_lvlm_fix"  # the attribute of an attention module that holds the running fix; present only while one runs
+PREFIX = "lvlm_fix_"
+
+
+def register(wrapped: str) -> str:
+    """Register the attention function that wraps `wrapped` (with its mask function); return its name."""
+    name = PREFIX + wrapped
+
+    def attention(module: nn.Module, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
+        plain = _implementation(module, wrapped)
+        site = module.__dict__.get(SITE)
+        return plain(module, *args, **kwargs) if site is None else site.attend(plain, module, *args, **kwargs)
+
+    AttentionInterface.register(name, attention)
+    AttentionMaskInterface.register(name, ALL_MASK_ATTENTION_FUNCTIONS[wrapped])
+    return name
+
+
+def _implementation(module: nn.Module, name: str) -> Attend:
+    """The attention function called `name`; "eager" is each modeling file's own."""
+    if name != "eager":
+        return ALL_ATTENTION_FUNCTIONS[name]
+    return sys.modules[type(module).__module__].eager_attention_forward
+
+
+def row_logits(
+    query: Float[Tensor, "batch heads query dim"],
+    key: Float[Tensor, "batch key_heads key dim"],
+    mask: Tensor | None,
+    rows: Int[Tensor, " query"] | None,
+    length: int,
+    *,
+    scaling: float,
+    softcap: float | None = None,
+    sliding_window: int | None = None,
+) -> Float[Tensor, "batch heads query key"]:
+    """Attention logits of some rows, after scaling and mask; masked keys hold −inf. Always float32.
+
+    `rows` are the rows' numbers among the `length` queries of this pass (None: all of them); `mask` is whatever the
+    wrapped implementation was given (None, 2-D, 4-D of booleans or 4-D additive).
+    """
+    batch, heads, n_rows, dim = query.shape
+    key_heads, n_keys = key.shape[1], key.shape[2]
+    grouped = query.reshape(batch, key_heads, heads // key_heads * n_rows, dim)  # grouped-query without expanding keys
+    logits = (grouped @ key.transpose(-1, -2)).reshape(batch, heads, n_rows, n_keys).float() * scaling
+    if softcap is not None:
+        logits = softcap * torch.tanh(logits / softcap)
+    if mask is not None and not isinstance(mask, Tensor):
+        raise ModelError(f"edits of attention need a plain mask, found {type(mask).__name__}; load the model with sdpa")
+    if mask is None or mask.ndim == 2:
+        allowed = _causal(rows, length, n_keys, sliding_window, logits.device)
+        if mask is not None:
+            allowed = allowed & mask[:, None, None, -n_keys:].bool()
+        return logits.masked_fill(~allowed, -torch.inf)
+    some = mask if rows is None else mask.index_select(2, rows)
+    some = some[..., :n_keys]
+    if some.dtype == torch.bool:
+        return logits.masked_fill(~some, -torch.inf)
+    return logits.masked_fill(some < torch.finfo(some.dtype).min / 2, -torch.inf) + some.clamp_min(-1e4).float()
+
+
+def _causal(
+    rows: Tensor | None, length: int, n_keys: int, window: int | None, device: torch.device
+) -> Bool[Tensor, "1 1 query key"]:
+    """Which keys the rows may see: itself and those before it, within the window."""
+    rows = torch.arange(length, device=device) if rows is None else rows
+    behind = (rows + n_keys - length)[:, None] - torch.arange(n_keys, device=device)  # query key
+    allowed = behind >= 0
+    if window is not None:
+        allowed = allowed & (behind < window)
+    return allowed[None, None]
+
+
+def weigh(
+    weights: Float[Tensor, "batch heads query key"], value: Float[Tensor, "batch key_heads key dim"]
+) -> Float[Tensor, "batch query heads dim"]:
+    """`weights · value`, with grouped-query values left unexpanded."""
+    batch, heads, n_rows, n_keys = weights.shape
+    key_heads, dim = value.shape[1], value.shape[-1]
+    grouped = weights.to(value.dtype).reshape(batch, key_heads, heads // key_heads * n_rows, n_keys)
+    return (grouped @ value).reshape(batch, heads, n_rows, dim).transpose(1, 2)

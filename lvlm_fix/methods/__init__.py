@@ -1,0 +1,58 @@
+"""The methods by name. A paper is one file here, and one line in `METHODS`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lvlm_fix.errors import SettingError, UnknownNameError
+from lvlm_fix.method import Method
+from lvlm_fix.methods.var import VAR
+from lvlm_fix.methods.vhr import VHR
+
+__all__ = ["METHODS", "VAR", "VHR", "parse_methods", "resolve"]
+
+METHODS: dict[str, type[Method]] = {"var": VAR, "vhr": VHR}
+
+
+def parse_methods(names: str, settings: Mapping[str, str] | None = None) -> tuple[Method, ...]:
+    """Methods from names joined by "+" and settings such as {"vhr.strength": "1.5"}; "none" is no method.
+
+    Raises:
+        UnknownNameError: no method of that name. SettingError: no such setting, or out of its range.
+    """
+    values: dict[str, dict[str, Any]] = {}
+    for key, text in (settings or {}).items():
+        name, _, setting = key.partition(".")
+        values.setdefault(name, {})[setting] = _value(text)
+    chosen = []
+    for name in (part.strip().lower() for part in names.split("+")):
+        if name in ("none", ""):
+            continue
+        if name not in METHODS:
+            raise UnknownNameError(f"there is no method {name!r}; there are: none, {', '.join(METHODS)}")
+        kind, given = METHODS[name], values.get(name, {})
+        known = [field for field, info in kind.__dataclass_fields__.items() if info.metadata]
+        if wrong := [setting for setting in given if setting not in known]:
+            raise SettingError(f"{name} has no setting {wrong[0]!r}; it has: {', '.join(known)}")
+        chosen.append(kind(**given))
+    return tuple(chosen)
+
+
+def resolve(method: str | Method | Sequence[str | Method]) -> tuple[Method, ...]:
+    """What `fix` accepts, as methods in order."""
+    if isinstance(method, str):
+        return parse_methods(method)
+    if isinstance(method, Method):
+        return (method,)
+    return tuple(one for item in method for one in resolve(item))
+
+
+def _value(text: str) -> Any:
+    """A setting written on the command line."""
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError:
+        return text
+    return tuple(value) if isinstance(value, list) else value

@@ -1,0 +1,116 @@
+"""Load a model, open a photo, ask about it: the stock calls, with clear errors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, ProcessorMixin
+from transformers.utils import logging
+
+from lvlm_fix.errors import ImageError, InputError, ModelError, SettingError
+
+__all__ = ["DESCRIBE", "answer", "load", "open_image", "prepare", "revision_of"]
+
+DESCRIBE = "Please describe this image in detail."
+EMBEDDED = "tiny"
+
+
+def load(
+    name: str, *, revision: str | None = None, dtype: torch.dtype | str = "auto", device: str | None = None
+) -> tuple[PreTrainedModel, ProcessorMixin]:
+    """Load any image-text-to-text model and its processor; "tiny" is the small test model inside this package.
+
+    Weights come from safetensors only and no remote code is run. `dtype` "auto" keeps the checkpoint's own, but
+    float32 for half-precision weights on a CPU. Raises `ModelError`.
+    """
+    path = str(files("lvlm_fix") / "tiny") if name == EMBEDDED else name
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if dtype == "auto" and device == "cpu":
+        dtype = torch.float32
+    try:
+        model = AutoModelForImageTextToText.from_pretrained(
+            path, revision=revision, dtype=dtype, trust_remote_code=False, use_safetensors=True
+        )
+        shown = logging.get_verbosity()
+        logging.set_verbosity_error()  # one warning per image processor where torchvision is absent
+        try:
+            processor = AutoProcessor.from_pretrained(path, revision=revision, trust_remote_code=False)
+        finally:
+            logging.set_verbosity(shown)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelError(f"cannot load model {name!r}: {reason}") from error
+    return model.to(device).eval(), processor
+
+
+def revision_of(model: PreTrainedModel) -> str | None:
+    """The hub commit of the loaded weights; None for a folder."""
+    return getattr(model.config, "_commit_hash", None)
+
+
+def open_image(path: str | Path) -> Image.Image:
+    """Read a photo as RGB, turned upright by its EXIF data. Raises `ImageError`."""
+    if not Path(path).is_file():
+        raise ImageError(f"there is no image file {str(path)!r}")
+    try:
+        with Image.open(path) as image:
+            return upright(image)
+    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ImageError(f"cannot read {str(path)!r} as an image: {error}") from error
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """The first frame, turned by EXIF, transparency on white, as RGB."""
+    image = ImageOps.exif_transpose(image)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
+def prepare(
+    model: PreTrainedModel, processor: ProcessorMixin, images: Sequence[Image.Image | None], prompts: Sequence[str]
+) -> Any:
+    """Left-padded inputs for `generate`: one chat turn per sample, with its image (None: text alone)."""
+    if len(images) != len(prompts) or not prompts:
+        raise InputError(f"as many images as prompts, and at least one: got {len(images)} and {len(prompts)}")
+    if any(not prompt.strip() for prompt in prompts):
+        raise InputError("the prompt is empty")
+    texts = []
+    for image, prompt in zip(images, prompts, strict=True):
+        content = ([] if image is None else [{"type": "image"}]) + [{"type": "text", "text": prompt}]
+        try:
+            texts.append(processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True))
+        except ValueError as error:
+            raise ModelError(f"the processor has no chat template: {error}") from error
+    given = [[image] for image in images if image is not None] or None
+    inputs = processor(images=given, text=texts, padding=True, padding_side="left", return_tensors="pt")
+    return inputs.to(model.device, model.dtype)
+
+
+@torch.no_grad()
+def answer(
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
+    images: Sequence[Image.Image | None],
+    prompts: Sequence[str],
+    *,
+    max_new_tokens: int = 128,
+    **generate: Any,
+) -> list[str]:
+    """One text per image and prompt, in one left-padded batch; greedy unless `generate` says otherwise.
+
+    `generate` goes to the stock `model.generate`. Raises `SettingError` and `InputError`.
+    """
+    if max_new_tokens < 1:
+        raise SettingError(f"max-new-tokens must be >= 1, got {max_new_tokens}")
+    inputs = prepare(model, processor, images, prompts)
+    out = model.generate(**inputs, **{"do_sample": False, "max_new_tokens": max_new_tokens} | generate)
+    texts = processor.batch_decode(out[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+    return [text.strip() for text in texts]

@@ -1,0 +1,63 @@
+"""Attention sinks: hidden-state channels that grow massive on them, and the test by channel (arXiv 2503.03321)."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from transformers import PretrainedConfig
+
+from lvlm_fix.families import Family
+
+__all__ = ["discover_channels", "is_sink", "published_channels"]
+
+# (model type, hidden size, layers, vocabulary without added tokens) of the decoder -> channels, from the paper
+PUBLISHED = {
+    ("llama", 4096, 32, 11008): (1415, 2533),  # LLaMA-2-7B, so Vicuna and LLaVA-1.5-7B
+    ("llama", 5120, 40, 13824): (2100, 4743),  # LLaMA-2-13B
+    ("qwen2_vl_text", 3584, 28, 18944): (458, 2570),  # Qwen2-VL-7B
+    ("internlm2", 4096, 32, 14336): (3584,),  # InternVL2-8B
+}
+
+
+def published_channels(config: PretrainedConfig) -> tuple[int, ...]:
+    """The sink channels the paper gives for a decoder of this type and size; empty where it gives none."""
+    size = (config.model_type, config.hidden_size, config.num_hidden_layers, config.intermediate_size)
+    return PUBLISHED.get(size, ())
+
+
+def is_sink(
+    hidden: Float[Tensor, "batch query width"], channels: Int[Tensor, " channels"], threshold: float
+) -> Bool[Tensor, "batch query"]:
+    """Where `max_{d ∈ channels} |x_d| / RMS(x) ≥ threshold`, for the hidden states that enter a layer."""
+    rms = hidden.float().square().mean(-1).sqrt()
+    peak = hidden.index_select(-1, channels).float().abs().amax(-1)
+    return peak >= threshold * rms
+
+
+@torch.no_grad()
+def discover_channels(family: Family, first: Int[Tensor, "batch 1"], threshold: float) -> tuple[int, ...]:
+    """Channels with `|x_d| / RMS(x) > threshold` on the first token in more than half of the middle layers.
+
+    `first` holds the first token of a few prompts; a first token sees only itself, so one token is enough. Ours: no
+    rule is published. Empty for a model without massive channels.
+    """
+    entering: list[Tensor] = []
+    hooks = [
+        layer.register_forward_pre_hook(
+            lambda _, args, kwargs: entering.append(kwargs.get("hidden_states", args[0] if args else None)),
+            with_kwargs=True,
+        )
+        for layer in family.layers
+    ]
+    try:
+        embeddings = family.decoder.get_input_embeddings()(first)
+        family.decoder(inputs_embeds=embeddings, use_cache=False)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    quarter = len(entering) // 4
+    middle = torch.stack([hidden[:, 0].float().cpu() for hidden in entering[quarter : len(entering) - quarter]])
+    ratio = middle.abs() / middle.square().mean(-1, keepdim=True).sqrt()  # layers batch width
+    often = (ratio > threshold).float().mean((0, 1)) > 0.5
+    return tuple(often.nonzero().flatten().tolist())
