@@ -1,0 +1,26 @@
+# Two commands do everything on a fresh machine: `make caption` and `make test`.
+PYTHON ?= python3
+IMAGE ?= lvlm_fix/photos/coffee.jpg
+BIN = .venv/bin
+
+.PHONY: install caption test check format demo
+
+install: .venv/installed
+
+.venv/installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q -c constraints.txt torch
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[test]"
+	touch $@
+
+caption: install ## describe a photo before and after; IMAGE=path takes another
+	$(BIN)/lvlm-fix caption "$(IMAGE)"
+
+test: install ## what CI runs
+	$(BIN)/python -m pytest
+
+check: install ## lint, format, types
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright
+
+format: install
+	$(BIN)/ruff check --fix . && $(BIN)/ruff format .

@@ -1,0 +1,215 @@
+"""The command line, `lvlm-fix`. With `--json`, standard output holds one JSON document and nothing else."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from rich.text import Text
+
+from lvlm_fix.errors import DataError, ImageError, InputError, LvlmFixError, SettingError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+heads = typer.Typer(no_args_is_help=True, help="Score attention heads, and look at the scores.")
+app.add_typer(heads, name="heads")
+out, err = Console(), Console(stderr=True)
+
+PHOTOS = (".jpg", ".jpeg", ".png", ".webp")
+Model = Annotated[str, typer.Option(help='a hub name, a folder, or "tiny", the embedded small test model')]
+AsJson = Annotated[bool, typer.Option("--json", help="print one JSON document on standard output")]
+
+
+def main() -> None:
+    """Run the command line; an expected error is one line on standard error and exit code 2."""
+    for name in ("lvlm_eval", "lvlm_demo"):  # rooms above the library add their own commands
+        if importlib.util.find_spec(f"{name}.cli"):
+            importlib.import_module(f"{name}.cli").add_to(app)
+    try:
+        app()
+    except LvlmFixError as error:
+        print(f"lvlm-fix: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def emit(document: dict[str, Any]) -> None:
+    """The one JSON document on standard output."""
+    print(json.dumps(document, ensure_ascii=False))
+
+
+def settings_of(pairs: Sequence[str]) -> dict[str, str]:
+    """`method.setting=value` pairs of `--set`."""
+    for pair in pairs:
+        if "=" not in pair or "." not in pair.partition("=")[0]:
+            raise SettingError(f"--set takes method.setting=value, got {pair!r}")
+    return dict(pair.split("=", 1) for pair in pairs)
+
+
+@app.command()
+def caption(
+    images: Annotated[list[Path], typer.Argument(help="photos", metavar="IMAGE...")],
+    model: Model = "tiny",
+    method: Annotated[str, typer.Option(help="methods joined by +, in order")] = "var+vhr",
+    set_: Annotated[list[str] | None, typer.Option("--set", help="method.setting=value, may be repeated")] = None,
+    prompt: Annotated[str, typer.Option(help="what to ask")] = "Please describe this image in detail.",
+    max_new_tokens: Annotated[int, typer.Option(help="longest text, tokens")] = 128,
+    as_json: AsJson = False,
+) -> None:
+    """Describe photos twice: with the unmodified model, and with methods acting."""
+    import lvlm_fix as lf
+
+    methods = lf.parse_methods(method, settings_of(set_ or []))
+    if max_new_tokens < 1:
+        raise SettingError(f"max-new-tokens must be >= 1, got {max_new_tokens}")
+    if not prompt.strip():
+        raise InputError("the prompt is empty")
+    if missing := [path for path in images if not path.is_file()]:
+        if len(missing) == len(images):
+            raise ImageError(f"there is no image file {str(missing[0])!r}")
+    loaded, processor = lf.load(model)
+    items: list[dict[str, Any]] = []
+    failures = []
+    for path in images:
+        try:
+            image = lf.open_image(path)
+        except ImageError as error:
+            failures.append(str(error))
+            items.append({"image": str(path), "error": str(error), "outputs": []})
+            continue
+        outputs = []
+        for name, acting in (("none", ()), (method, methods)):
+            start = time.perf_counter()
+            if not acting:
+                text, acted = lf.answer(loaded, processor, [image], [prompt], max_new_tokens=max_new_tokens)[0], None
+            else:
+                with lf.fix(loaded, acting) as handle:
+                    text = lf.answer(loaded, processor, [image], [prompt], max_new_tokens=max_new_tokens)[0]
+                    acted = {report.method: report.as_dict() for report in handle.report()}
+            output: dict[str, Any] = {"method": name, "text": text, "seconds": round(time.perf_counter() - start, 3)}
+            outputs.append(output if acted is None else output | {"acted": acted})
+        items.append({"image": str(path), "outputs": outputs})
+        if not as_json:
+            show_pair(path, outputs)
+    if as_json:
+        emit({"model": model, "prompt": prompt, "items": items})
+    for failure in failures:
+        print(f"lvlm-fix: {failure}", file=sys.stderr)
+    if failures:
+        raise SystemExit(2)
+
+
+def show_pair(path: Path, outputs: list[dict[str, Any]]) -> None:
+    """The two texts side by side; words of one that the other lacks are underlined."""
+    table = Table(title=str(path), expand=True)
+    for output in outputs:
+        table.add_column(f"{output['method']}  ({output['seconds']:.2f} s)", ratio=1)
+    before, after = (output["text"] for output in outputs)
+    table.add_row(marked(before, after), marked(after, before))
+    out.print(table)
+    for name, acted in outputs[1].get("acted", {}).items():
+        counts = ", ".join(f"{layer}: {n[0]}" for layer, n in acted["heads"].items())
+        did = f"heads by layer {{{counts}}}" if counts else f"{acted['rows_edited']} rows edited"
+        out.print(f"{name}: {acted['note'] or did}", style="dim", markup=False)
+
+
+def marked(text: str, other: str) -> Text:
+    """`text` with the words that `other` lacks, in order, underlined and bold."""
+    from difflib import SequenceMatcher
+
+    words, others = text.split(), other.split()
+    shown = Text()
+    for kind, start, end, _, _ in SequenceMatcher(None, words, others, autojunk=False).get_opcodes():
+        for word in words[start:end]:
+            shown.append(word, style="" if kind == "equal" else "bold underline").append(" ")
+    return shown
+
+
+@app.command()
+def methods(as_json: AsJson = False) -> None:
+    """List the methods, their papers and the places they edit."""
+    from lvlm_fix.methods import METHODS
+
+    rows = [{"name": name, "paper": kind.paper, "edits": list(kind.edits())} for name, kind in METHODS.items()]
+    rows.insert(0, {"name": "none", "paper": "", "edits": []})
+    if as_json:
+        return emit({"methods": rows})
+    table = Table("method", "paper", "edits", "settings")
+    for row in rows:
+        kind = METHODS.get(row["name"])
+        given = "" if kind is None else ", ".join(f"{k}={v}" for k, v in kind().settings().items())
+        table.add_row(row["name"], row["paper"], ", ".join(row["edits"]), given)
+    out.print(table)
+
+
+@app.command()
+def families(as_json: AsJson = False) -> None:
+    """List the model families and what was found, on tiny random models, to work with them."""
+    from lvlm_fix.families.probed import read_probed
+
+    rows = read_probed()
+    if as_json:
+        return emit({"families": rows})
+    names = sorted({name for row in rows for name in row["methods"]})
+    table = Table("family", *names)
+    for row in rows:
+        table.add_row(row["family"], *(row["methods"].get(name, "unknown") for name in names))
+    out.print(table)
+
+
+@heads.command("score")
+def heads_score(
+    images: Annotated[Path, typer.Option(help="a folder of photos")],
+    out_: Annotated[Path, typer.Option("--out", help="the table to write (JSON)")],
+    model: Model = "tiny",
+    metric: Annotated[str, typer.Option(help="vhd or image-centric")] = "vhd",
+    prompt: Annotated[str, typer.Option(help="what to ask")] = "Please describe this image in detail.",
+    limit: Annotated[int | None, typer.Option(help="only the first photos by name")] = None,
+) -> None:
+    """Score every head on a folder of photos and save mean, deviation and n."""
+    import lvlm_fix as lf
+
+    if not images.is_dir():
+        raise DataError(f"--images takes a folder of photos, got {str(images)!r}")
+    paths = sorted(path for path in images.iterdir() if path.suffix.lower() in PHOTOS)[:limit]
+    if not paths:
+        raise DataError(f"there are no photos ({', '.join(PHOTOS)}) in {str(images)!r}")
+    loaded, processor = lf.load(model)
+    photos = (lf.open_image(path) for path in track(paths, "scoring heads", console=err))
+    table = lf.score_heads(loaded, processor, photos, metric=metric, prompt=prompt, name=model)
+    table.save(out_)
+    print(f"{table.n} photos -> {out_}", file=sys.stderr)
+
+
+@heads.command("show")
+def heads_show(
+    table: Annotated[Path, typer.Argument(help="a table made by `heads score`")],
+    png: Annotated[Path | None, typer.Option(help="write a heat map here")] = None,
+    top: Annotated[int, typer.Option(help="how many heads to list")] = 10,
+) -> None:
+    """Show a head table: the highest scores, and a heat map."""
+    from lvlm_fix.heads.table import HeadTable
+
+    scores = HeadTable.load(table)
+    out.print(f"{scores.metric} of {scores.model}, n = {scores.n} images, prompt {scores.prompt!r}", markup=False)
+    shown = Table("layer", "head", "mean", "deviation")
+    for layer, head in scores.top(top):
+        shown.add_row(str(layer), str(head), f"{scores.mean[layer, head]:.4g}", f"{scores.deviation[layer, head]:.4g}")
+    out.print(shown)
+    if png is not None:
+        scores.draw(png)
+        print(f"heat map -> {png}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
