@@ -1,0 +1,101 @@
+"""CHAIR of captions against the objects that are in the pictures: a judgement per caption, then the figures.
+
+Source: Rohrbach et al., "Object Hallucination in Image Captioning" (2018). CHAIR_I counts mentions; recall, precision
+and F1 count unique nodes, as in the authors' later scorer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Set
+from dataclasses import dataclass
+
+import numpy as np
+
+from lvlm_eval.chair.extract import Dialect, Mention, mentions
+from lvlm_eval.stats import Array, bootstrap, ratio
+from lvlm_fix.errors import DataError
+
+__all__ = ["Judgement", "columns", "cut", "figures", "judge", "score"]
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What one caption names, and which of it is not in the picture."""
+
+    image_id: int
+    caption: str
+    mentions: tuple[Mention, ...]
+    truth: frozenset[str]
+
+    @property
+    def invented(self) -> tuple[Mention, ...]:
+        """The mentions whose node is not in the picture."""
+        return tuple(mention for mention in self.mentions if mention.node not in self.truth)
+
+
+def judge(captions: Mapping[int, str], truth: Mapping[int, Set[str]], dialect: Dialect = "published") -> list[Judgement]:
+    """A judgement per caption, in the order of the captions.
+
+    Raises:
+        DataError: no captions, or a caption of a photo whose objects are unknown.
+    """
+    if not captions:
+        raise DataError("nothing to score: no captions")
+    unknown = [image_id for image_id in captions if image_id not in truth]
+    if unknown:
+        raise DataError(
+            f"the objects of {len(unknown)} of {len(captions)} photos are unknown (first: {unknown[0]}); "
+            "give the truth file of these photos"
+        )
+    return [
+        Judgement(image_id, caption, tuple(mentions(caption, dialect)), frozenset(truth[image_id]))
+        for image_id, caption in captions.items()
+    ]
+
+
+def score(judgements: list[Judgement], seed: int = 0) -> dict[str, object]:
+    """The figures (shares as fractions, length in words) with n and 95 % intervals; None where undefined."""
+    values, intervals = bootstrap(columns(judgements), figures, seed=seed)
+    plain: dict[str, object] = {name: none_if_nan(value) for name, value in values.items()}
+    ci = {name: [none_if_nan(end) for end in ends] for name, ends in intervals.items()}
+    return {"n": len(judgements), **plain, "ci": ci}
+
+
+def none_if_nan(value: float) -> float | None:
+    """JSON has no NaN; a figure that is undefined is null."""
+    return None if np.isnan(value) else value
+
+
+def columns(judgements: list[Judgement]) -> Array:
+    """One row per caption: the counts that `figures` sums."""
+    return np.array([_row(judgement) for judgement in judgements], dtype=np.float64).reshape(-1, 9)
+
+
+def figures(sums: Array) -> dict[str, Array]:
+    """The figures from sums of `columns` over captions; the last axis holds the columns."""
+    n, wrong, invented, named, hit, unique, present, words, fresh = np.moveaxis(sums, -1, 0)
+    recall, precision = ratio(hit, present), ratio(hit, unique)
+    return {
+        "chair_s": ratio(wrong, n),
+        "chair_i": ratio(invented, named),
+        "recall": recall,
+        "precision": precision,
+        "f1": ratio(2 * recall * precision, recall + precision),
+        "length": ratio(words, n),
+        "repetition": ratio(fresh, n),
+    }
+
+
+def cut(caption: str, words: int) -> str:
+    """The first `words` words of a caption."""
+    return " ".join(caption.split()[:words])
+
+
+def _row(judgement: Judgement) -> tuple[float, ...]:
+    named = {mention.node for mention in judgement.mentions}
+    invented = len(judgement.invented)
+    words = judgement.caption.split()
+    trigrams = list(zip(words, words[1:], words[2:], strict=False))
+    fresh = len(set(trigrams)) / len(trigrams) if trigrams else 1.0
+    hit = len(named & judgement.truth)
+    return 1, invented > 0, invented, len(judgement.mentions), hit, len(named), len(judgement.truth), len(words), fresh

@@ -1,0 +1,115 @@
+"""Intervals and paired tests by the bootstrap over photos, and Holm's correction.
+
+Figures are ratios of sums, so a resample needs only the sums of its columns: weights (draws x photos) @ columns.
+Source: Efron & Tibshirani, "An Introduction to the Bootstrap" (1993); Holm (1979).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from lvlm_fix.errors import DataError
+
+__all__ = ["DRAWS", "Array", "Difference", "Figures", "bootstrap", "holm", "paired", "ratio"]
+
+Array = npt.NDArray[np.float64]
+Figures = Callable[[Array], dict[str, Array]]
+"""Sums of the columns (last axis) -> named figures."""
+
+DRAWS = 2000
+"""Resamples of an interval; ours."""
+
+_CHUNK = 200  # resamples at a time: bounds the memory at 200 x photos
+
+
+class Difference(NamedTuple):
+    """A method against the unmodified model on the same photos."""
+
+    difference: float
+    low: float
+    high: float
+    p: float
+
+
+def ratio(numerator: Array, denominator: Array) -> Array:
+    """Element by element; NaN where there is nothing to divide by, never 0."""
+    return np.divide(numerator, denominator, out=np.full_like(numerator, np.nan), where=denominator != 0)
+
+
+def bootstrap(
+    columns: Array, figures: Figures, draws: int = DRAWS, seed: int = 0
+) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
+    """Figures of the rows (one per photo), and their 95 % percentile intervals.
+
+    Raises:
+        DataError: no rows.
+    """
+    values = {name: float(value) for name, value in figures(_total(columns)).items()}
+    drawn = _resampled(columns, figures, draws, seed)
+    return values, {name: _interval(drawn[name]) for name in values}
+
+
+def paired(
+    method: Array, base: Array, figures: Figures, draws: int = DRAWS, seed: int = 0
+) -> dict[str, Difference]:
+    """Each figure of `method` minus that of `base`, with a 95 % interval and a two-sided p.
+
+    Row i of both belongs to the same photo, and both are resampled alike. p is twice the smaller share of resampled
+    differences on either side of 0, ties on both, counted with one added so that it is never 0.
+
+    Raises:
+        DataError: no rows, or not as many in both.
+    """
+    if method.shape != base.shape:
+        raise DataError(f"a paired comparison needs the same photos: {len(method)} against {len(base)}")
+    observed = {name: figures(_total(method))[name] - value for name, value in figures(_total(base)).items()}
+    ours, theirs = (_resampled(columns, figures, draws, seed) for columns in (method, base))
+    out: dict[str, Difference] = {}
+    for name, value in observed.items():
+        drawn = ours[name] - theirs[name]
+        drawn = drawn[~np.isnan(drawn)]
+        tail = min(int(np.sum(drawn <= 0)), int(np.sum(drawn >= 0)))
+        low, high = _interval(drawn)
+        out[name] = Difference(float(value), low, high, min(1.0, 2 * (tail + 1) / (len(drawn) + 1)))
+    return out
+
+
+def holm(p: Mapping[str, float]) -> dict[str, float]:
+    """p values corrected for their number: the k-th smallest of m times m - k + 1, made monotone."""
+    adjusted: dict[str, float] = {}
+    highest = 0.0
+    for rank, name in enumerate(sorted(p, key=lambda name: p[name])):
+        highest = max(highest, min(1.0, p[name] * (len(p) - rank)))
+        adjusted[name] = highest
+    return {name: adjusted[name] for name in p}
+
+
+def _total(columns: Array) -> Array:
+    if not len(columns):
+        raise DataError("nothing to score: no samples; an empty run has no figures")
+    return columns.sum(axis=0)
+
+
+def _resampled(columns: Array, figures: Figures, draws: int, seed: int) -> dict[str, Array]:
+    rng = np.random.default_rng(seed)
+    rows = len(columns)
+    sums: list[Array] = []
+    for start in range(0, draws, _CHUNK):
+        picked = rng.integers(0, rows, size=(min(_CHUNK, draws - start), rows))
+        offsets = np.arange(len(picked))[:, None] * rows
+        counts = np.bincount((picked + offsets).ravel(), minlength=len(picked) * rows)
+        sums.append(counts.reshape(len(picked), rows).astype(np.float64) @ columns)
+    return figures(np.concatenate(sums))
+
+
+def _interval(drawn: Sequence[float] | Array) -> tuple[float, float]:
+    values = np.asarray(drawn, dtype=np.float64)
+    values = values[~np.isnan(values)]
+    if not len(values):
+        return float("nan"), float("nan")
+    low, high = np.quantile(values, [0.025, 0.975])
+    return float(low), float(high)
