@@ -22,8 +22,11 @@ _SPLIT = re.compile(r"([«»“”‘’„`;@#$%&?!*\[\](){}<>\"]|--|\.{2,}|[:,
 _ENDING = re.compile(r"^(.+?)('s|'m|'d|'ll|'re|'ve|n't|')$")
 _CLOSING = frozenset("])}>\"'»”’")
 _BE = frozenset("is are was were be been being".split())
+_ARTICLES = frozenset("a an the".split())
+_DETERMINERS = _ARTICLES | frozenset("his her its their my your our".split())
 _PREPOSITIONS = frozenset("for of from in with like as at about during or than by".split())
-_NOUNS_IN_ING = frozenset("bedding seating training shipping boating batting bowling grooming booking".split())
+_COLOURS = frozenset("black white red blue green yellow orange brown grey gray pink purple".split())
+_NOUNS_IN_ING = frozenset("bedding training shipping boating batting bowling grooming booking".split())
 _IRREGULAR_VERBS = {"born": "bear", "borne": "bear", "bore": "bear", "sank": "sink", "sunk": "sink"}
 
 
@@ -128,7 +131,7 @@ def _verb_forms(word: str) -> tuple[str, str]:
     return past, (word[:-1] if word.endswith("e") else word) + "ing"
 
 
-_DOUBTFUL = frozenset(_verb_forms(word)[1] for word in VERBS) | {"stove", "umbrellas", "kites"}
+_DOUBTFUL = frozenset(_verb_forms(word)[1] for word in VERBS) | {"kites", "stove", "umbrellas"}
 
 
 def _lemma_in_context(tokens: list[str], i: int, lemma: str) -> str:
@@ -139,19 +142,23 @@ def _lemma_in_context(tokens: list[str], i: int, lemma: str) -> str:
         case "stove":  # a bare "stove" in a list is tagged as the past tense of "stave"
             return "" if before in {",", "and"} and (after in {",", "."}) else lemma
         case "umbrellas":
-            return "" if (before == "holding" and after == ".") or after == "visible" else lemma
+            return "" if (before == "holding" and later == "there") or after == "visible" else lemma
         case "kites":
             return "" if before == "kite" else lemma
         case form:
-            return lemma if _verbal(form, before, later) else ""
+            return lemma if _verbal(form, before, after, later) else ""
 
 
-def _verbal(form: str, before: str, later: str) -> bool:
+def _verbal(form: str, before: str, after: str, later: str) -> bool:
     """Whether a form in -ing is tagged as a verb ("is skiing"), not as a noun ("the thrill of skiing")."""
-    if before in _BE:
+    if before in _BE or after in _DETERMINERS:  # "is skiing", "in the midst of tying her shoes"
         return True
-    if form in _NOUNS_IN_ING or before in _PREPOSITIONS or "-" in before:
+    if form == "seating":  # "seating options", "a seating area for", "providing seating for the"
+        if before == "providing" and later == "the":
+            return True
+        return after.endswith("s") or (after.isalpha() and after not in _PREPOSITIONS and later in _PREPOSITIONS)
+    if form in _NOUNS_IN_ING or before in _PREPOSITIONS or before in _COLOURS or "-" in before:
         return False
-    if before in {"a", "an", "the"} or before.endswith("ing"):
+    if before in _ARTICLES or before.endswith("ing"):
         return later == "on"
     return True
