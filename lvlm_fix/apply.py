@@ -75,6 +75,7 @@ class Fix:
             for module in self.family.attentions:
                 module.__dict__[SITE] = self
             self._hooks.append(self.model.register_forward_pre_hook(self._begin, with_kwargs=True))
+            self._hooks.append(self.model.register_forward_hook(self._end))
             if self._rules("channels"):
                 for number, layer in enumerate(self.family.layers):
                     if any("sinks" in m.needs for _, m in self._at[number]):
@@ -151,6 +152,11 @@ class Fix:
             self._prepare_sinks(ids)
         if "no_image" in self._needs and earlier is None:
             self._prompt.no_image = self._without_image(ids, image)
+
+    def _end(self, _: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        """Remember the cache that a prefill without one has made, so that a further turn may go on from it."""
+        if self._prefill and self._cache is None:
+            self._cache = getattr(output, "past_key_values", None)
 
     def _without_image(self, ids: Tensor, image: Tensor) -> dict[int, Tensor]:
         """Head outputs at the last position of the prompt with its image tokens deleted: layer -> batch heads dim."""

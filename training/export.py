@@ -84,5 +84,6 @@ def export(
     processor.save_pretrained(partial)
     out.mkdir(parents=True, exist_ok=True)
     for file in partial.iterdir():
+        file.chmod(0o644)
         file.replace(out / file.name)
     shutil.rmtree(partial)

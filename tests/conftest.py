@@ -1,0 +1,51 @@
+"""Fixtures; and every annotated shape in the library is checked while the tests run."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from jaxtyping import install_import_hook
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+hook = install_import_hook("lvlm_fix", "checker.check")
+hook.__enter__()
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # of other libraries, at import
+    import transformers
+    from transformers.utils import logging
+
+logging.set_verbosity_error()
+SHARED = Path(__file__).resolve().parents[1] / ".." / "shared"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real photos and published figures, beside the repository."""
+    if not (SHARED / "coco").is_dir():
+        pytest.skip("needs ../shared/coco (real photos and annotations), which is not here")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def tiny() -> tuple[transformers.PreTrainedModel, transformers.ProcessorMixin]:
+    """The embedded model."""
+    import lvlm_fix as lf
+
+    return lf.load("tiny")
+
+
+@pytest.fixture
+def photos() -> list[Path]:
+    import lvlm_fix
+
+    return sorted((Path(lvlm_fix.__file__).parent / "photos").glob("*.jpg"))
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> Iterator[None]:
+    transformers.set_seed(0)
+    yield

@@ -1,0 +1,255 @@
+"""What every method promises, over every family, on tiny random-weight models."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from cases import CASES
+from torch import nn
+from transformers import TextIteratorStreamer
+
+import lvlm_fix as lf
+from lvlm_fix.families.miniature import IMAGE, MINIATURES, miniature
+
+GREEDY = {"max_new_tokens": 6, "do_sample": False}
+both = pytest.mark.parametrize("case", CASES)
+every_family = pytest.mark.parametrize("family", MINIATURES)
+
+
+def hooks_of(model: nn.Module) -> list[int]:
+    """How many hooks and instance attributes each module of the model has."""
+    return [len(m._forward_pre_hooks) + len(m._forward_hooks) + len(m.__dict__) for m in model.modules()]
+
+
+def sample(inputs: dict[str, Any], number: int) -> dict[str, Any]:
+    """One sample of a batch, its padding cut off."""
+    keep = inputs["attention_mask"][number].bool()
+    one = {k: inputs[k][number : number + 1, keep] for k in ("input_ids", "attention_mask", "mm_token_type_ids") if k in inputs}
+    samples = len(inputs["input_ids"])
+    rest = {k: v.chunk(samples)[number] for k, v in inputs.items() if k not in one}
+    return one | rest
+
+
+@every_family
+@both
+def test_neutral_is_bit_equal_and_acting_is_not(case: str, family: str) -> None:
+    model, inputs = miniature(family)
+    neutral, acting = CASES[case]
+    with torch.no_grad():
+        logits, ids = model(**inputs).logits, model.generate(**inputs, **GREEDY)
+        with lf.fix(model, neutral):
+            assert torch.equal(model(**inputs).logits, logits)
+            assert torch.equal(model.generate(**inputs, **GREEDY), ids)
+        with lf.fix(model, acting) as handle:
+            changed = model(**inputs).logits
+            assert all(report.rows_edited and not report.note for report in handle.report())
+        assert changed.isfinite().all()
+        assert not torch.equal(changed, logits)
+        assert torch.equal(model(**inputs).logits, logits)
+
+
+@both
+def test_leaving_restores_everything_also_after_an_error(case: str) -> None:
+    model, inputs = miniature("llava")
+    model(**inputs)  # transformers itself installs something on the first pass
+    before, config = hooks_of(model), copy.deepcopy(model.config.to_dict())
+    implementation = model.get_decoder().config._attn_implementation
+
+    class Mine(Exception):
+        pass
+
+    with pytest.raises(Mine), lf.fix(model, CASES[case][1]):
+        model(**inputs)
+        assert hooks_of(model) != before
+        assert model.get_decoder().config._attn_implementation != implementation
+        raise Mine
+    assert hooks_of(model) == before
+    assert model.config.to_dict() == config
+    assert model.get_decoder().config._attn_implementation == implementation
+    handle = lf.fix(model, CASES[case][1])
+    handle.remove()
+    handle.remove()
+    assert hooks_of(model) == before
+
+
+@every_family
+@both
+def test_a_padded_batch_equals_one_by_one(case: str, family: str) -> None:
+    model, inputs = miniature(family)
+    with torch.no_grad(), lf.fix(model, CASES[case][1]):
+        together = model(**inputs).logits[:, -1]
+        alone = torch.cat([model(**sample(inputs, number)).logits[:, -1] for number in range(2)])
+    torch.testing.assert_close(together, alone, atol=2e-5, rtol=1e-4)
+
+
+@every_family
+def test_with_and_without_cache_agree(family: str) -> None:
+    """Decoding from the cache gives the logits of one pass over prompt and text.
+
+    For VAR alone: heads (VHR) and received sinks are chosen at the end of the prompt, so a longer prompt chooses anew.
+    """
+    case = "var"
+    model, inputs = miniature(family, samples=1)
+    options = GREEDY | {"output_logits": True, "return_dict_in_generate": True}
+    with torch.no_grad(), lf.fix(model, CASES[case][1]):
+        out = model.generate(**inputs, **options)
+        longer = dict(inputs, input_ids=out.sequences[:, :-1])
+        longer["attention_mask"] = torch.ones_like(longer["input_ids"])
+        if "mm_token_type_ids" in inputs:
+            longer["mm_token_type_ids"] = (longer["input_ids"] == IMAGE).long()
+        whole = model(**longer).logits[:, -1]
+    torch.testing.assert_close(out.logits[-1], whole, atol=2e-5, rtol=1e-4)
+
+
+@both
+def test_beams_and_batches_of_beams(case: str) -> None:
+    model, inputs = miniature("llava")
+    options = GREEDY | {"num_beams": 3}
+    with lf.fix(model, CASES[case][1]) as handle:
+        together = model.generate(**inputs, **options)
+        assert all(report.rows_edited for report in handle.report())
+        alone = [model.generate(**sample(inputs, number), **options)[0, -6:] for number in range(2)]
+    assert torch.equal(together[:, -6:], torch.stack(alone))
+
+
+@both
+def test_sampling_with_a_seed_repeats(case: str) -> None:
+    model, inputs = miniature("llava")
+    with lf.fix(model, CASES[case][1]):
+        texts = []
+        for _ in range(2):
+            torch.manual_seed(3)
+            texts.append(model.generate(**inputs, max_new_tokens=6, do_sample=True))
+    assert torch.equal(*texts)
+
+
+@both
+def test_two_models_at_once_share_nothing(case: str) -> None:
+    one, inputs = miniature("llava")
+    two, others = miniature("llava", seed=5)
+    acting = CASES[case][1]
+    with torch.no_grad():
+        plain = two(**others).logits
+        with lf.fix(one, acting):
+            alone = one(**inputs).logits
+            assert torch.equal(two(**others).logits, plain)
+        with lf.fix(one, acting), lf.fix(two, "vhr"):
+            two(**others)
+            assert torch.equal(one(**inputs).logits, alone)
+
+
+@both
+def test_bfloat16_has_no_nan(case: str) -> None:
+    model, inputs = miniature("llava")
+    inputs["pixel_values"] = inputs["pixel_values"].bfloat16()
+    with torch.no_grad(), lf.fix(model.bfloat16(), CASES[case][1]):
+        assert model(**inputs).logits.isfinite().all()
+
+
+@pytest.mark.parametrize("wrapped", ["eager", "sdpa"])
+@both
+def test_every_wrapped_implementation_gives_the_same(case: str, wrapped: str) -> None:
+    model, inputs = miniature("llava")
+    with torch.no_grad(), lf.fix(model, CASES[case][1]):
+        wanted = model(**inputs).logits
+    model.set_attn_implementation({"text_config": wrapped})
+    with torch.no_grad(), lf.fix(model, CASES[case][1]):
+        found = model(**inputs).logits
+    real = inputs["attention_mask"].bool()
+    torch.testing.assert_close(found[real], wanted[real], atol=1e-5, rtol=1e-4)
+
+
+@both
+def test_a_static_cache_gives_the_same_text(case: str) -> None:
+    model, inputs = miniature("llava")
+    with lf.fix(model, CASES[case][1]):
+        wanted = model.generate(**inputs, **GREEDY)
+        found = model.generate(**inputs, **GREEDY, cache_implementation="static", disable_compile=True)
+    assert torch.equal(found, wanted)
+
+
+@both
+def test_text_alone_passes_untouched_and_is_reported(case: str) -> None:
+    model, _ = miniature("llava")
+    ids = torch.randint(2, 80, (2, 7))
+    with torch.no_grad():
+        plain = model(input_ids=ids).logits
+        with lf.fix(model, CASES[case][1]) as handle:
+            assert torch.equal(model(input_ids=ids).logits, plain)
+            assert all("no image" in report.note for report in handle.report())
+
+
+@both
+def test_a_sample_without_image_is_untouched_beside_one_with(case: str) -> None:
+    model, inputs = miniature("llava")
+    ids = inputs["input_ids"].clone()
+    ids[0] = torch.where(ids[0] == IMAGE, 7, ids[0])
+    mixed = {"input_ids": ids, "attention_mask": inputs["attention_mask"], "pixel_values": inputs["pixel_values"][1:]}
+    with torch.no_grad():
+        plain = model(**mixed).logits
+        plain_text = model.generate(**mixed, **GREEDY)
+        with lf.fix(model, CASES[case][1]):
+            assert torch.equal(model(**mixed).logits[0], plain[0])
+            assert not torch.equal(model(**mixed).logits[1], plain[1])
+            assert torch.equal(model.generate(**mixed, **GREEDY)[0], plain_text[0])
+
+
+@every_family
+def test_several_images_in_one_prompt(family: str) -> None:
+    model, inputs = miniature(family, photos=2)
+    with torch.no_grad():
+        logits = model(**inputs).logits
+        with lf.fix(model, "var+vhr"):
+            assert not torch.equal(model(**inputs).logits, logits)
+            assert model.generate(**inputs, **GREEDY).shape[1] == inputs["input_ids"].shape[1] + 6
+
+
+@both
+def test_a_second_turn_goes_on_from_the_cache(case: str) -> None:
+    model, inputs = miniature("llava", samples=1)
+    more = torch.randint(2, 80, (1, 4))
+    with torch.no_grad(), lf.fix(model, CASES[case][1]) as handle:
+        first = model(**inputs, use_cache=True)
+        before = sum(report.rows_edited for report in handle.report())
+        second = model(input_ids=more, past_key_values=first.past_key_values)
+        assert second.logits.isfinite().all()
+        assert sum(report.rows_edited for report in handle.report()) > before
+
+
+def test_streaming_gives_the_same_text(tiny: Any, photos: list[Any]) -> None:
+    from lvlm_fix.models import prepare
+
+    model, processor = tiny
+    inputs = prepare(model, processor, [lf.open_image(photos[0])], ["Describe."])
+    with lf.fix(model, "var+vhr"):
+        wanted = model.generate(**inputs, max_new_tokens=12)
+        streamer = TextIteratorStreamer(processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
+        model.generate(**inputs, max_new_tokens=12, streamer=streamer)
+    text = processor.tokenizer.decode(wanted[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+    assert "".join(streamer) == text
+
+
+def test_a_second_fix_a_foreign_cache_and_embeddings_alone_are_refused() -> None:
+    model, inputs = miniature("llava")
+    with torch.no_grad():
+        filled = model(**inputs, use_cache=True).past_key_values
+        with lf.fix(model, "vhr"):
+            with pytest.raises(lf.ModelError, match="fixed already"):
+                lf.fix(model, "var")
+            with pytest.raises(lf.InputError, match="outside of this fix"):
+                model(input_ids=inputs["input_ids"][:, -1:], past_key_values=filled)
+            with pytest.raises(lf.InputError, match="input_ids"):
+                model(inputs_embeds=torch.zeros(1, 3, 48))
+            assert model(**inputs).logits.isfinite().all()
+    assert all("_lvlm_fix" not in module.__dict__ for module in model.modules())
+
+
+def test_a_model_without_image_tokens_is_refused() -> None:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    plain = LlamaForCausalLM(LlamaConfig(vocab_size=9, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1))
+    with pytest.raises(lf.ModelError, match="no image tokens"):
+        lf.fix(plain, "vhr")

@@ -1,0 +1,64 @@
+"""Edits by rows equal the papers' equations over full attention maps: prefill and decode, padded, grouped-query."""
+
+from __future__ import annotations
+
+import literal
+import pytest
+import torch
+
+import lvlm_fix as lf
+from lvlm_fix.families.miniature import IMAGE, miniature
+from lvlm_fix.methods.vhr import default_layers
+
+TOKENS = 6
+
+
+@pytest.mark.parametrize("strength", [2.0, 0.5])
+def test_vhr_equals_two_passes_with_hooks(strength: float) -> None:
+    model, inputs = miniature("llava")
+    ids, mask = inputs["input_ids"], inputs["attention_mask"]
+    options = {"max_new_tokens": TOKENS, "do_sample": False, "output_logits": True, "return_dict_in_generate": True}
+    with torch.no_grad(), literal.vhr(model, ids, mask, IMAGE, strength, set(default_layers(5))) as measured:
+        wanted = model.generate(**inputs, **options)
+    with lf.fix(model, lf.VHR(strength=strength)) as handle:
+        found = model.generate(**inputs, **options)
+        scores = handle.scores()
+    for ours, theirs in zip(found.logits, wanted.logits, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
+    for layer, rows in measured.items():
+        torch.testing.assert_close(scores[:, layer], torch.tensor(rows), atol=1e-5, rtol=1e-5)
+    assert scores[:, 0].isnan().all()  # layer 0 is not reinforced, so not scored
+
+
+def test_vhd_equals_two_passes_with_hooks_in_every_layer() -> None:
+    model, inputs = miniature("llava")
+    with torch.no_grad(), literal.vhr(model, inputs["input_ids"], inputs["attention_mask"], IMAGE, 1.0, set(range(5))) as measured:
+        model(**inputs)
+    from lvlm_fix.heads.metrics import VHD
+
+    with torch.no_grad(), lf.fix(model, VHD()) as handle:
+        model(**inputs)
+        scores = handle.scores()
+    wanted = torch.tensor([measured[layer] for layer in range(5)]).transpose(0, 1)
+    torch.testing.assert_close(scores, wanted, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("settings", [{"ratio": 0.5}, {"ratio": 0.6}, {"share": 1.0, "ratio": 0.3}])
+def test_var_equals_full_maps(settings: dict[str, float]) -> None:
+    model, inputs = miniature("llava")
+    method = lf.VAR(threshold=1.4, image_share=0.2, **settings)
+    options = {"max_new_tokens": TOKENS, "do_sample": False, "output_logits": True, "return_dict_in_generate": True}
+    plain = model.generate(**inputs, **options)
+    with lf.fix(model, method) as handle:
+        found = model.generate(**inputs, **options)
+        channels = handle._channels[1.4].tolist()
+        (report,) = handle.report()
+    assert channels
+    with torch.no_grad(), literal.var(
+        model, inputs["input_ids"], channels, tau=1.4, share=method.share, ratio=method.ratio, image_share=0.2, image_token=IMAGE
+    ) as changed:
+        wanted = model.generate(**inputs, **options)
+    assert changed and report.rows_edited == len(changed)
+    assert not torch.equal(plain.logits[0], wanted.logits[0])
+    for ours, theirs in zip(found.logits, wanted.logits, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
