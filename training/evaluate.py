@@ -1,7 +1,7 @@
-"""Figures of a model folder on a split, by `lvlm_eval`, and yes/no questions about objects that are there or not.
+"""Figures of a model folder on a split: `python -m training.evaluate --model lvlm_fix/tiny --coco DIR --out FILE`.
 
-`python -m training.evaluate --model lvlm_fix/tiny --coco ../shared/coco --out test.json`. Up to two objects of a
-photo's truth are asked about, and as many absent ones, drawn evenly from all objects of the split. Intervals: 95 %, bootstrap.
+Captions are judged by `lvlm_eval`. Up to two objects of a photo's truth are asked about, and as many absent ones, drawn
+evenly from all objects of the split. Intervals: 95 %, bootstrap.
 """
 
 from __future__ import annotations
