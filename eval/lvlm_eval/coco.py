@@ -88,9 +88,7 @@ def annotated_truth(data: Path, dialect: Dialect = "published", cache: Path | No
     Raises:
         DataError: the folder has no annotations, or they cannot be read.
     """
-    files = sorted(
-        path for kind in ("instances", "captions") for path in (data / "annotations").glob(f"{kind}_*.json")
-    )
+    files = sorted(path for kind in ("instances", "captions") for path in (data / "annotations").glob(f"{kind}_*.json"))
     if not any(path.name.startswith("instances_") for path in files):
         raise DataError(f"no annotations/instances_*.json in {str(data)!r}; give a COCO folder or an objects file")
     stamps = [f"{path.resolve()} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in files]

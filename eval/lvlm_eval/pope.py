@@ -21,7 +21,18 @@ from lvlm_eval.records import Record, by_id, read
 from lvlm_eval.stats import Array, bootstrap, ratio
 from lvlm_fix.errors import DataError, SettingError
 
-__all__ = ["SPLITS", "Question", "Rule", "columns", "figures", "generate", "read_answers", "read_questions", "reading"]
+__all__ = [
+    "SPLITS",
+    "Question",
+    "Rule",
+    "columns",
+    "figures",
+    "generate",
+    "read_answers",
+    "read_questions",
+    "reading",
+    "score",
+]
 
 Rule = Literal["published", "strict"]
 """`published`: whatever holds no "no" is a yes. `strict`: an answer is what it begins with, else wrong."""

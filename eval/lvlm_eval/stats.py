@@ -53,9 +53,7 @@ def bootstrap(
     return values, {name: _interval(drawn[name]) for name in values}
 
 
-def paired(
-    method: Array, base: Array, figures: Figures, draws: int = DRAWS, seed: int = 0
-) -> dict[str, Difference]:
+def paired(method: Array, base: Array, figures: Figures, draws: int = DRAWS, seed: int = 0) -> dict[str, Difference]:
     """Each figure of `method` minus that of `base`, with a 95 % interval and a two-sided p.
 
     Row i of both belongs to the same photo, and both are resampled alike. p is twice the smaller share of resampled

@@ -21,12 +21,16 @@ Dialect = Literal["published", "strict"]
 _SPLIT = re.compile(r"([«»“”‘’„`;@#$%&?!*\[\](){}<>\"]|--|\.{2,}|[:,](?!\d)|,$)")
 _ENDING = re.compile(r"^(.+?)('s|'m|'d|'ll|'re|'ve|n't|')$")
 _CLOSING = frozenset("])}>\"'»”’")
-_BE = frozenset("is are was were be been being".split())
-_ARTICLES = frozenset("a an the".split())
-_DETERMINERS = _ARTICLES | frozenset("his her its their my your our".split())
-_PREPOSITIONS = frozenset("for of from in with like as at about during or than by".split())
-_COLOURS = frozenset("black white red blue green yellow orange brown grey gray pink purple".split())
-_NOUNS_IN_ING = frozenset("bedding training shipping boating batting bowling grooming booking".split())
+_BE = frozenset(["is", "are", "was", "were", "be", "been", "being"])
+_ARTICLES = frozenset(["a", "an", "the"])
+_DETERMINERS = _ARTICLES | frozenset(["his", "her", "its", "their", "my", "your", "our"])
+_PREPOSITIONS = frozenset(
+    ["for", "of", "from", "in", "with", "like", "as", "at", "about", "during", "or", "than", "by"]
+)
+_COLOURS = frozenset(
+    ["black", "white", "red", "blue", "green", "yellow", "orange", "brown", "grey", "gray", "pink", "purple"]
+)
+_NOUNS_IN_ING = frozenset(["bedding", "training", "shipping", "boating", "batting", "bowling", "grooming", "booking"])
 _IRREGULAR_VERBS = {"born": "bear", "borne": "bear", "bore": "bear", "sank": "sink", "sunk": "sink"}
 
 

@@ -33,7 +33,9 @@ class Judgement:
         return tuple(mention for mention in self.mentions if mention.node not in self.truth)
 
 
-def judge(captions: Mapping[int, str], truth: Mapping[int, Set[str]], dialect: Dialect = "published") -> list[Judgement]:
+def judge(
+    captions: Mapping[int, str], truth: Mapping[int, Set[str]], dialect: Dialect = "published"
+) -> list[Judgement]:
     """A judgement per caption, in the order of the captions.
 
     Raises:

@@ -1,0 +1,306 @@
+"""The subcommands `lvlm-fix eval ...`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, get_args
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from lvlm_eval import chair, pope
+from lvlm_eval.chair.extract import Dialect
+from lvlm_eval.coco import Truth, choose, photos_in, read_ids, truth_of
+from lvlm_eval.compare import compare, load
+from lvlm_eval.records import Record, by_id, read, write
+from lvlm_eval.report import COUNTS, cell, render
+from lvlm_eval.run import Answer, Plan, Task, run
+from lvlm_fix.errors import DataError, SettingError
+
+__all__ = ["add_to", "app"]
+
+app = typer.Typer(no_args_is_help=True, help="Measure hallucination: run, score, compare, report.")
+scores = typer.Typer(no_args_is_help=True, help="Score captions or answers that are there already.")
+app.add_typer(scores, name="score")
+
+AsJson = Annotated[bool, typer.Option("--json", help="print one JSON document on standard output")]
+DialectName = Annotated[str, typer.Option(help="published (comparable) or strict")]
+RuleName = Annotated[str, typer.Option(help="published (comparable) or strict")]
+Seed = Annotated[int, typer.Option(help="of the subset, the questions and the bootstrap")]
+
+
+def add_to(parent: typer.Typer) -> None:
+    """Hang `eval` into the command line of the library."""
+    parent.add_typer(app, name="eval")
+
+
+@scores.command("chair")
+def score_chair(
+    captions: Annotated[Path, typer.Option(help="JSON lines or a JSON list with image_id and caption")],
+    truth: Annotated[Path, typer.Option(help="objects file: image id -> objects; or a COCO folder")],
+    dialect: DialectName = "published",
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """CHAIR of captions."""
+    document = _sentences(captions)
+    texts = by_id(document, "image_id", ("caption",), captions)
+    known = truth_of(truth, None if truth.is_dir() else truth, _dialect(dialect))
+    _show(chair.score(chair.judge(texts, known, _dialect(dialect)), seed), as_json)
+
+
+@scores.command("pope")
+def score_pope(
+    questions: Annotated[Path, typer.Option(help="questions of one split in the published format")],
+    answers: Annotated[Path, typer.Option(help="JSON lines with question_id and text or answer")],
+    rule: RuleName = "published",
+    skip_unknown: Annotated[bool, typer.Option(help="leave out answers to no question (RePOPE drops some)")] = False,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """POPE of answers; questions without an answer are left out and counted on standard error."""
+    asked, given = pope.read_questions(questions), pope.read_answers(answers)
+    if skip_unknown:
+        given = {key: text for key, text in given.items() if key in asked}
+    rows = pope.columns(asked, given, _rule(rule))
+    if unanswered := len(asked) - len(given):
+        print(f"lvlm-fix: {unanswered} of {len(asked)} questions have no answer and are left out", file=sys.stderr)
+    _show(pope.score(rows, seed), as_json)
+
+
+@app.command()
+def questions(
+    truth: Annotated[Path, typer.Option(help="objects file, or a COCO folder")],
+    split: Annotated[str, typer.Option(help="random, popular or adversarial")],
+    out: Annotated[Path, typer.Option(help="the question file to write")],
+    ids: Annotated[str | None, typer.Option(help="file.json or file.json:name; default: every photo")] = None,
+    limit: Annotated[int | None, typer.Option(help="draw so many photos by the seed")] = None,
+    per_photo: Annotated[int, typer.Option(help="yes questions a photo, and as many no")] = 3,
+    seed: Seed = 0,
+) -> None:
+    """Generate POPE questions."""
+    known = truth_of(truth, None if truth.is_dir() else truth)
+    chosen = choose(read_ids(ids) if ids else known, limit, seed)
+    records = pope.generate(known, chosen, split, seed=seed, per_photo=per_photo)
+    write(out, records)
+    print(f"{len(records)} questions about {len(chosen)} photos -> {out}", file=sys.stderr)
+
+
+@app.command("run")
+def run_command(
+    task: Annotated[str, typer.Argument(help="chair or pope")],
+    data: Annotated[Path, typer.Option(help="COCO folder, or a folder of photos with an objects file")],
+    out: Annotated[Path, typer.Option(help="run folder; the same command again resumes")],
+    method: Annotated[list[str], typer.Option(help='may be repeated; "none", "var+vhr", "vhr:strength=1.5"')],
+    model: Annotated[str, typer.Option(help='a hub name, a folder, or "tiny"')] = "tiny",
+    revision: Annotated[str | None, typer.Option(help="commit of the model")] = None,
+    images: Annotated[Path | None, typer.Option(help="folder of photos; default: val2014, val2017 or images")] = None,
+    truth: Annotated[Path | None, typer.Option(help="objects file; default: the annotations of DATA")] = None,
+    questions: Annotated[list[Path] | None, typer.Option(help="POPE files; default: three splits, generated")] = None,
+    ids: Annotated[str | None, typer.Option(help="file.json or file.json:name")] = None,
+    split: Annotated[
+        str | None, typer.Option(help="a list of DATA/splits.json, as --ids DATA/splits.json:SPLIT")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="draw so many photos by the seed")] = None,
+    batch_size: Annotated[int, typer.Option(help="samples at a time")] = 8,
+    max_new_tokens: Annotated[int | None, typer.Option(help="longest text; default 128, for POPE 8")] = None,
+    prompt: Annotated[str, typer.Option(help="what to ask for a caption")] = "Please describe this image in detail.",
+    set_: Annotated[list[str] | None, typer.Option("--set", help="method.setting=value, may be repeated")] = None,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Caption or question every photo under every method, in one resumable run."""
+    if task not in get_args(Task):
+        raise SettingError(f"run takes chair or pope, got {task!r}")
+    folder = images or next((data / name for name in ("val2014", "val2017", "images") if (data / name).is_dir()), data)
+    photos = photos_in(folder)
+    listed = f"{data / 'splits.json'}:{split}" if split else ids
+    wanted = read_ids(listed) if listed else None
+    known: Truth = {}
+    if task == "chair" or not questions or truth:
+        known = truth_of(data, truth)
+    samples: dict[str, list[Record]] = {}
+    if questions:
+        for path in questions:
+            asked = pope.read_questions(path)
+            chosen = set(choose(wanted or {item.image_id for item in asked.values()}, limit, seed))
+            samples[path.stem] = [_sample(item) for item in asked.values() if item.image_id in chosen]
+    else:
+        chosen = choose(wanted or set(known) & set(photos), limit, seed)
+        if unknown := [key for key in chosen if key not in known]:
+            raise DataError(f"the objects of {len(unknown)} photos are unknown (first: {unknown[0]}); see --truth")
+        if task == "chair":
+            samples[""] = [{"image_id": key} for key in chosen]
+        else:
+            here = {key: known[key] for key in chosen}
+            for name in pope.SPLITS:
+                made = pope.generate(here, chosen, name, seed=seed)
+                samples[name] = [_sample(pope.Question(**record)) for record in made]
+    settings = _settings(set_ or [], method)
+    import accelerate
+
+    import lvlm_fix as lf
+    from lvlm_fix.models import revision_of
+
+    state = accelerate.PartialState()
+    for spec in method:
+        _methods(spec, settings)
+    loaded, processor = lf.load(model, revision=revision, device=str(state.device))
+    plan = Plan(
+        task="chair" if task == "chair" else "pope",
+        model=model,
+        methods=tuple(method),
+        samples=samples,
+        photos=photos,
+        truth=known,
+        prompt=prompt if task == "chair" else "",
+        settings=settings,
+        batch_size=batch_size,
+        max_new_tokens=max_new_tokens or (128 if task == "chair" else 8),
+        seed=seed,
+        model_revision=revision_of(loaded),
+    )
+
+    @contextmanager
+    def answerer(spec: str) -> Generator[Answer]:
+        def answer(paths: Any, prompts: Any) -> list[str]:
+            opened = [lf.open_image(path) for path in paths]
+            return lf.answer(loaded, processor, opened, prompts, max_new_tokens=plan.max_new_tokens)
+
+        if methods := _methods(spec, settings):
+            with lf.fix(loaded, methods):
+                yield answer
+        else:
+            yield answer
+
+    run(plan, answerer, out, rank=state.process_index, world=state.num_processes, wait=state.wait_for_everyone)
+    if state.is_main_process and as_json:
+        print(json.dumps({"run": str(out), "methods": list(method), "photos": len(plan.image_ids())}))
+
+
+@app.command("compare")
+def compare_command(
+    run: Annotated[Path, typer.Argument(help="a finished run folder", metavar="RUN")],
+    dialect: DialectName = "published",
+    rule: RuleName = "published",
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Every method of a run against the unmodified model, paired over photos."""
+    result = compare(load(run), _dialect(dialect), _rule(rule), seed)
+    if as_json:
+        print(json.dumps(result))
+        return
+    for title, part in result["splits"].items() if "splits" in result else [("", result)]:
+        _table(title or "figures", part["methods"])
+        for name in ("differences", "length_matched"):
+            if part.get(name):
+                _table(f"{title} {name.replace('_', ' ')}, points, p after Holm".strip(), part[name])
+
+
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(help="a finished run folder", metavar="RUN")],
+    out: Annotated[Path, typer.Option(help="the page to write")],
+    dialect: DialectName = "published",
+    rule: RuleName = "published",
+) -> None:
+    """One self-contained HTML page of a run."""
+    page = render(load(run), _dialect(dialect), _rule(rule))
+    out.write_text(page, encoding="utf-8")
+    print(f"report -> {out}", file=sys.stderr)
+
+
+def _sentences(path: Path) -> list[Record]:
+    """Captions; also under `sentences`, as the published scorer writes them."""
+    records = read(path) if not path.is_dir() else []
+    if len(records) == 1 and isinstance(records[0].get("sentences"), list):
+        return records[0]["sentences"]
+    return records
+
+
+def _sample(question: pope.Question) -> Record:
+    return {
+        "question_id": question.question_id,
+        "image_id": question.image_id,
+        "image": question.image,
+        "question": question.text,
+        "label": question.label,
+    }
+
+
+def _settings(pairs: list[str], methods: list[str]) -> dict[str, str]:
+    out: dict[str, str] = {}
+    named = {part.partition(":")[0] for spec in methods for part in spec.split("+")}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or "." not in key:
+            raise SettingError(f"--set takes method.setting=value, got {pair!r}")
+        if key.partition(".")[0] not in named:
+            raise SettingError(
+                f"--set {pair} is for a method that is not run; the methods are {', '.join(sorted(named))}"
+            )
+        out[key] = value
+    return out
+
+
+def _methods(spec: str, settings: Mapping[str, str]) -> tuple[Any, ...]:
+    """Methods of "random-heads:seed=3,strength=1.5+var": settings in the name come before those of --set."""
+    import lvlm_fix as lf
+
+    names: list[str] = []
+    given = dict(settings)
+    for part in spec.split("+"):
+        name, _, inline = part.partition(":")
+        names.append(name)
+        for pair in filter(None, inline.split(",")):
+            key, equals, value = pair.partition("=")
+            if not equals:
+                raise SettingError(f"a method's own settings are written name:setting=value, got {part!r}")
+            given[f"{name}.{key}"] = value
+    return lf.parse_methods("+".join(names), given)
+
+
+def _dialect(name: str) -> Dialect:
+    if name not in ("published", "strict"):
+        raise SettingError(f"dialect must be published or strict, got {name!r}")
+    return name
+
+
+def _rule(name: str) -> pope.Rule:
+    if name not in ("published", "strict"):
+        raise SettingError(f"rule must be published or strict, got {name!r}")
+    return name
+
+
+def _show(figures: Mapping[str, Any], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(figures))
+        return
+    table = Table("figure", "value", "95 % interval")
+    for name, value in figures.items():
+        if name != "ci":
+            ends = figures["ci"].get(name)
+            shown = cell(name, value, ends).partition(" ")
+            table.add_row(name + ("" if name in COUNTS else ", %"), shown[0], shown[2])
+    Console().print(table)
+
+
+def _table(title: str, methods: Mapping[str, Mapping[str, Any]]) -> None:
+    names = [name for name in next(iter(methods.values())) if name != "ci"]
+    table = Table("", *methods, title=title)
+    for name in names:
+        row: list[str] = []
+        for figures in methods.values():
+            found = figures[name]
+            if isinstance(found, dict):
+                row.append(f"{cell(name, found['difference'], found['ci'])} p {found['p_holm']:.3f}")
+            else:
+                row.append(cell(name, found, figures["ci"].get(name)))
+        table.add_row(name, *row)
+    Console().print(table)
