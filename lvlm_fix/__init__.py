@@ -12,6 +12,9 @@ from lvlm_fix.report import Report
 __version__ = "0.1.0"
 
 __all__ = [
+    "METHODS",
+    "VAR",
+    "VHR",
     "DataError",
     "Family",
     "Fix",
@@ -19,15 +22,12 @@ __all__ = [
     "ImageError",
     "InputError",
     "LvlmFixError",
-    "METHODS",
     "Method",
     "ModelError",
     "Report",
     "Seen",
     "SettingError",
     "UnknownNameError",
-    "VAR",
-    "VHR",
     "answer",
     "family_of",
     "fix",

@@ -48,7 +48,7 @@ class Fix:
     def __init__(self, model: PreTrainedModel, methods: tuple[Method, ...]) -> None:
         self.model, self.methods = model, methods
         self.family: Family = family_of(model)
-        self._wrapped: str = self.family.decoder.config._attn_implementation
+        self._wrapped: str = self.family.decoder.config._attn_implementation or "sdpa"
         self._depth = len(self.family.layers)
         self._at: tuple[tuple[tuple[int, Method], ...], ...] = tuple(
             tuple((i, m) for i, m in enumerate(methods) if layer in set(m.acts_in(self._depth)))
@@ -103,7 +103,9 @@ class Fix:
     def __enter__(self) -> Fix:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.remove()
 
     # what acted ---------------------------------------------------------------------------------------------
@@ -162,7 +164,9 @@ class Fix:
         """Head outputs at the last position of the prompt with its image tokens deleted: layer -> batch heads dim."""
         assert self._prompt is not None
         keep = (self._prompt.valid & ~image).tolist()
-        texts = [tuple(i for i, k in zip(row, kept, strict=True) if k) for row, kept in zip(ids.tolist(), keep, strict=True)]
+        texts = [
+            tuple(i for i, k in zip(row, kept, strict=True) if k) for row, kept in zip(ids.tolist(), keep, strict=True)
+        ]
         unique = list(dict.fromkeys(texts))  # beams, and photos with one question, share one pass
         width = max(map(len, unique))
         rows = torch.tensor([[0] * (width - len(text)) + list(text) for text in unique], device=ids.device)
@@ -292,7 +296,9 @@ class Fix:
                 new = method.attention_weights(weights, self._for(seen, prompt, number))
                 weights = self._accept(number, method, weights, new, prompt, seen)
         if self._prefill and text is not None:
-            at = torch.searchsorted(text.index, prompt.last.to(text.index.device)).clamp_max(max(len(text.index) - 1, 0))
+            at = torch.searchsorted(text.index, prompt.last.to(text.index.device)).clamp_max(
+                max(len(text.index) - 1, 0)
+            )
             seen.weights = plain[torch.arange(len(plain)), :, at.to(plain.device)] if len(text.index) else None
         if weights is plain:
             return output
@@ -319,7 +325,9 @@ class Fix:
         prompt.edited[number] = changed + prompt.edited.get(number, 0)
         return new
 
-    def _received_sinks(self, seen: Seen, prompt: Prompt, acting: tuple[tuple[int, Method], ...], plain: Tensor) -> None:
+    def _received_sinks(
+        self, seen: Seen, prompt: Prompt, acting: tuple[tuple[int, Method], ...], plain: Tensor
+    ) -> None:
         """Sinks by received attention: what the prompt's text rows give a key on average, against the uniform share."""
         rules = [m.sink_rule() for _, m in acting if "sinks" in m.needs]
         factors = [value for rule, value in rules if rule == "received"]

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import json
 import sys
 import time
 from collections.abc import Sequence
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -33,9 +32,8 @@ AsJson = Annotated[bool, typer.Option("--json", help="print one JSON document on
 
 def main() -> None:
     """Run the command line; an expected error is one line on standard error and exit code 2."""
-    for name in ("lvlm_eval", "lvlm_demo"):  # rooms above the library add their own commands
-        if importlib.util.find_spec(f"{name}.cli"):
-            importlib.import_module(f"{name}.cli").add_to(app)
+    for command in entry_points(group="lvlm_fix.commands"):  # rooms above the library bring their own
+        app.add_typer(command.load(), name=command.name)
     try:
         app()
     except LvlmFixError as error:
@@ -74,9 +72,8 @@ def caption(
         raise SettingError(f"max-new-tokens must be >= 1, got {max_new_tokens}")
     if not prompt.strip():
         raise InputError("the prompt is empty")
-    if missing := [path for path in images if not path.is_file()]:
-        if len(missing) == len(images):
-            raise ImageError(f"there is no image file {str(missing[0])!r}")
+    if not any(path.is_file() for path in images):
+        raise ImageError(f"there is no image file {str(images[0])!r}")
     loaded, processor = lf.load(model)
     items: list[dict[str, Any]] = []
     failures = []

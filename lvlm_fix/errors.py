@@ -1,12 +1,12 @@
 """The error family. Every message says what was wrong, what was found and what to do.
 
-    LvlmFixError
-    ├── SettingError      a setting of a method or command is out of its range (also a ValueError)
-    ├── UnknownNameError  no method, metric or family of that name
-    ├── ModelError        the model cannot be loaded, or misses what the methods need
-    ├── InputError        a prompt or call that cannot be served
-    │   └── ImageError    an image that is missing or cannot be read
-    └── DataError         a file (head table, captions, answers, annotations) that cannot be used
+LvlmFixError
+├── SettingError      a setting of a method or command is out of its range (also a ValueError)
+├── UnknownNameError  no method, metric or family of that name
+├── ModelError        the model cannot be loaded, or misses what the methods need
+├── InputError        a prompt or call that cannot be served
+│   └── ImageError    an image that is missing or cannot be read
+└── DataError         a file (head table, captions, answers, annotations) that cannot be used
 """
 
 __all__ = ["DataError", "ImageError", "InputError", "LvlmFixError", "ModelError", "SettingError", "UnknownNameError"]

@@ -46,7 +46,13 @@ class Seen:
 
 
 def setting(
-    default: Any, doc: str, source: str, *, low: float = -math.inf, high: float = math.inf, options: tuple[str, ...] = ()
+    default: Any,
+    doc: str,
+    source: str,
+    *,
+    low: float = -math.inf,
+    high: float = math.inf,
+    options: tuple[str, ...] = (),
 ) -> Any:
     """A field of a method: its default, its meaning with unit, where the default comes from, and its range.
 
@@ -145,10 +151,16 @@ def _check(field: dataclasses.Field[Any], value: Any) -> None:
         return
     numbers = value if isinstance(value, tuple) else (value,)
     if isinstance(value, tuple) != (field.default is None or isinstance(field.default, tuple)):
-        raise SettingError(f"{name} must be {'a list of whole numbers' if field.default is None else 'a number'}, got {value!r}")
+        raise SettingError(
+            f"{name} must be {'a list of whole numbers' if field.default is None else 'a number'}, got {value!r}"
+        )
     whole = field.default is None or isinstance(field.default, int)
     for number in numbers:
-        if isinstance(number, bool) or not isinstance(number, int if whole else (int, float)) or not math.isfinite(number):
+        if (
+            isinstance(number, bool)
+            or not isinstance(number, int if whole else (int, float))
+            or not math.isfinite(number)
+        ):
             raise SettingError(f"{name} must be a {'whole ' if whole else ''}number, got {number!r}")
         if number < declared["low"]:
             raise SettingError(f"{name} must be >= {declared['low']:g}, got {number:g}")

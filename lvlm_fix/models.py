@@ -46,7 +46,8 @@ def load(
     except (OSError, ValueError, KeyError, ImportError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(f"cannot load model {name!r}: {reason}") from error
-    return model.to(device).eval(), processor
+    model.to(device)  # pyright: ignore[reportArgumentType]: a decorator hides its signature
+    return model.eval(), processor
 
 
 def revision_of(model: PreTrainedModel) -> str | None:
@@ -82,15 +83,22 @@ def prepare(
         raise InputError(f"as many images as prompts, and at least one: got {len(images)} and {len(prompts)}")
     if any(not prompt.strip() for prompt in prompts):
         raise InputError("the prompt is empty")
-    texts = []
+    process: Any = processor  # each family's processor has its own call
+    texts: list[str] = []
     for image, prompt in zip(images, prompts, strict=True):
         content = ([] if image is None else [{"type": "image"}]) + [{"type": "text", "text": prompt}]
         try:
-            texts.append(processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True))
+            texts.append(
+                process.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+            )
         except ValueError as error:
             raise ModelError(f"the processor has no chat template: {error}") from error
     given = [[image] for image in images if image is not None] or None
-    inputs = processor(images=given, text=texts, padding=True, padding_side="left", return_tensors="pt")
+    bos = process.tokenizer.bos_token
+    special = not (bos and texts[0].startswith(bos))  # some templates write the first token themselves
+    inputs = process(
+        images=given, text=texts, padding=True, padding_side="left", add_special_tokens=special, return_tensors="pt"
+    )
     return inputs.to(model.device, model.dtype)
 
 
@@ -111,6 +119,8 @@ def answer(
     if max_new_tokens < 1:
         raise SettingError(f"max-new-tokens must be >= 1, got {max_new_tokens}")
     inputs = prepare(model, processor, images, prompts)
-    out = model.generate(**inputs, **{"do_sample": False, "max_new_tokens": max_new_tokens} | generate)
+    options = {"do_sample": False, "max_new_tokens": max_new_tokens} | generate
+    serve: Any = model.generate
+    out = serve(**inputs, **options)
     texts = processor.batch_decode(out[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
     return [text.strip() for text in texts]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PretrainedConfig
 
 from lvlm_fix.families import Family
@@ -43,13 +45,11 @@ def discover_channels(family: Family, first: Int[Tensor, "batch 1"], threshold: 
     rule is published. Empty for a model without massive channels.
     """
     entering: list[Tensor] = []
-    hooks = [
-        layer.register_forward_pre_hook(
-            lambda _, args, kwargs: entering.append(kwargs.get("hidden_states", args[0] if args else None)),
-            with_kwargs=True,
-        )
-        for layer in family.layers
-    ]
+
+    def keep(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        entering.append(kwargs["hidden_states"] if "hidden_states" in kwargs else args[0])
+
+    hooks = [layer.register_forward_pre_hook(keep, with_kwargs=True) for layer in family.layers]
     try:
         embeddings = family.decoder.get_input_embeddings()(first)
         family.decoder(inputs_embeds=embeddings, use_cache=False)

@@ -41,7 +41,9 @@ def without_image(model: PreTrainedModel, ids: Tensor, mask: Tensor, image_token
 def vhd(with_image: Tensor, without: Tensor) -> list[float]:
     """VHD of one layer of one sample (heads dim), eq. 4 and 6, number by number."""
     heads = len(with_image)
-    divergence = [float(sum((a - b) ** 2 for a, b in zip(with_image[h], without[h], strict=True))) ** 0.5 for h in range(heads)]
+    divergence = [
+        float(sum((a - b) ** 2 for a, b in zip(with_image[h], without[h], strict=True))) ** 0.5 for h in range(heads)
+    ]
     activation = [float(sum(b**2 for b in without[h])) for h in range(heads)]
 
     def limit(values: list[float]) -> float:
@@ -93,8 +95,8 @@ def vhr(
 
 @contextmanager
 def var(
-    model: PreTrainedModel, ids: Tensor, channels: list[int], *, tau: float, share: float, ratio: float, image_share: float,
-    image_token: int,
+    model: PreTrainedModel, ids: Tensor, channels: list[int], *, tau: float, share: float, ratio: float,
+    image_share: float, image_token: int,
 ) -> Iterator[list[int]]:  # fmt: skip
     """VAR over full maps in plain loops; yields a list that collects how many rows changed. Needs a Llama decoder."""
     layers = model.get_decoder().layers

@@ -27,7 +27,11 @@ def hooks_of(model: nn.Module) -> list[int]:
 def sample(inputs: dict[str, Any], number: int) -> dict[str, Any]:
     """One sample of a batch, its padding cut off."""
     keep = inputs["attention_mask"][number].bool()
-    one = {k: inputs[k][number : number + 1, keep] for k in ("input_ids", "attention_mask", "mm_token_type_ids") if k in inputs}
+    one = {
+        k: inputs[k][number : number + 1, keep]
+        for k in ("input_ids", "attention_mask", "mm_token_type_ids")
+        if k in inputs
+    }
     samples = len(inputs["input_ids"])
     rest = {k: v.chunk(samples)[number] for k, v in inputs.items() if k not in one}
     return one | rest
@@ -250,6 +254,8 @@ def test_a_second_fix_a_foreign_cache_and_embeddings_alone_are_refused() -> None
 def test_a_model_without_image_tokens_is_refused() -> None:
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    plain = LlamaForCausalLM(LlamaConfig(vocab_size=9, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1))
+    plain = LlamaForCausalLM(
+        LlamaConfig(vocab_size=9, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1)
+    )
     with pytest.raises(lf.ModelError, match="no image tokens"):
         lf.fix(plain, "vhr")

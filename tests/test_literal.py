@@ -32,7 +32,10 @@ def test_vhr_equals_two_passes_with_hooks(strength: float) -> None:
 
 def test_vhd_equals_two_passes_with_hooks_in_every_layer() -> None:
     model, inputs = miniature("llava")
-    with torch.no_grad(), literal.vhr(model, inputs["input_ids"], inputs["attention_mask"], IMAGE, 1.0, set(range(5))) as measured:
+    with (
+        torch.no_grad(),
+        literal.vhr(model, inputs["input_ids"], inputs["attention_mask"], IMAGE, 1.0, set(range(5))) as measured,
+    ):
         model(**inputs)
     from lvlm_fix.heads.metrics import VHD
 
@@ -54,9 +57,19 @@ def test_var_equals_full_maps(settings: dict[str, float]) -> None:
         channels = handle._channels[1.4].tolist()
         (report,) = handle.report()
     assert channels
-    with torch.no_grad(), literal.var(
-        model, inputs["input_ids"], channels, tau=1.4, share=method.share, ratio=method.ratio, image_share=0.2, image_token=IMAGE
-    ) as changed:
+    with (
+        torch.no_grad(),
+        literal.var(
+            model,
+            inputs["input_ids"],
+            channels,
+            tau=1.4,
+            share=method.share,
+            ratio=method.ratio,
+            image_share=0.2,
+            image_token=IMAGE,
+        ) as changed,
+    ):
         wanted = model.generate(**inputs, **options)
     assert changed and report.rows_edited == len(changed)
     assert not torch.equal(plain.logits[0], wanted.logits[0])

@@ -36,7 +36,9 @@ def family_of(model: PreTrainedModel) -> Family:
     decoder = model.get_decoder()
     keys = [key for key in config.sub_configs if getattr(config, key, None) is decoder.config]
     if not keys:
-        raise ModelError(f"{name}: the configuration of its decoder {type(decoder).__name__} was not found in the model's")
+        raise ModelError(
+            f"{name}: the configuration of its decoder {type(decoder).__name__} was not found in the model's"
+        )
     layers = dict(decoder.named_children()).get("layers")
     if not isinstance(layers, nn.ModuleList):
         raise ModelError(f"{name}: its decoder {type(decoder).__name__} has no list of layers")

@@ -13,9 +13,10 @@ __all__ = ["MINIATURES", "miniature"]
 
 IMAGE, VIDEO, FIRST, LAST, WORDS = 90, 91, 92, 93, 99  # ids of special tokens, and the size of the vocabulary
 TEXT: dict[str, Any] = {
-    "vocab_size": WORDS, "hidden_size": 48, "intermediate_size": 37, "num_hidden_layers": 5, "num_attention_heads": 6,
-    "num_key_value_heads": 2, "max_position_embeddings": 512, "bos_token_id": 1, "eos_token_id": None, "pad_token_id": 0,
-    "initializer_range": 0.15,  # attention that is far from uniform
+    "vocab_size": WORDS,
+    "hidden_size": 48, "intermediate_size": 37, "num_hidden_layers": 5, "num_attention_heads": 6,
+    "num_key_value_heads": 2, "max_position_embeddings": 512, "bos_token_id": 1, "eos_token_id": None,
+    "pad_token_id": 0, "initializer_range": 0.15,  # attention that is far from uniform
 }  # fmt: skip
 CLIP: dict[str, Any] = {
     "model_type": "clip_vision_model", "hidden_size": 32, "intermediate_size": 37, "num_hidden_layers": 2,
@@ -23,7 +24,14 @@ CLIP: dict[str, Any] = {
 }  # fmt: skip
 SIGLIP = CLIP | {"model_type": "siglip_vision_model", "vision_use_head": False}
 ROPE = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 10000.0}
-QWEN_VISION = {"depth": 2, "embed_dim": 32, "num_heads": 4, "patch_size": 14, "spatial_merge_size": 2, "hidden_size": 48}
+QWEN_VISION = {
+    "depth": 2,
+    "embed_dim": 32,
+    "num_heads": 4,
+    "patch_size": 14,
+    "spatial_merge_size": 2,
+    "hidden_size": 48,
+}
 Pixels = Callable[[int], dict[str, Tensor]]
 
 
@@ -90,7 +98,9 @@ MINIATURES: dict[str, Callable[[], tuple[dict[str, Any], int, Pixels]]] = {
 }  # fmt: skip
 
 
-def miniature(name: str, *, samples: int = 2, photos: int = 1, seed: int = 0) -> tuple[PreTrainedModel, dict[str, Tensor]]:
+def miniature(
+    name: str, *, samples: int = 2, photos: int = 1, seed: int = 0
+) -> tuple[PreTrainedModel, dict[str, Tensor]]:
     """A tiny random model of a family and a left-padded batch of inputs with `photos` images in every sample."""
     torch.manual_seed(seed)
     settings, tokens, pixels = MINIATURES[name]()

@@ -11,7 +11,7 @@ from torch import Tensor
 from lvlm_fix.heads.vhd import vision_aware_divergence
 from lvlm_fix.method import Method, Need, Seen, setting
 
-__all__ = ["METRICS", "ImageCentric", "VHD"]
+__all__ = ["METRICS", "VHD", "ImageCentric"]
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,9 @@ class HeadTable:
                 raise ValueError(f"mean {mean.shape} and deviation {deviation.shape} are not layers × heads")
             return cls(mean=mean, deviation=deviation, **record)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise DataError(f"cannot read {str(path)!r} as a head table: {error}; make one with `heads score`") from error
+            raise DataError(
+                f"cannot read {str(path)!r} as a head table: {error}; make one with `heads score`"
+            ) from error
 
     def draw(self, path: str | Path) -> None:
         """Write a heat map, layers upwards and heads to the right, as PNG."""
@@ -103,7 +105,11 @@ def score_heads(
     if not rows:
         raise InputError("no images to score heads on")
     scores = np.stack(rows).astype(float)
-    versions = {"python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__}
+    versions = {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
     deviation = scores.std(0, ddof=1) if len(rows) > 1 else np.zeros_like(scores[0])
     model_name = name or model.config._name_or_path or type(model).__name__
     return HeadTable(metric, scores.mean(0), deviation, len(rows), model_name, revision_of(model), prompt, versions)

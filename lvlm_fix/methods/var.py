@@ -33,7 +33,9 @@ class VAR(Method):
     """
 
     share: float = setting(0.6, "share p of a sink's weight that is moved; 0 changes nothing", "paper", low=0, high=1)
-    ratio: float = setting(0.5, "least non-sink part ρ of the image attention", "paper, hallucination tasks", low=0, high=1)
+    ratio: float = setting(
+        0.5, "least non-sink part ρ of the image attention", "paper, hallucination tasks", low=0, high=1
+    )
     image_share: float = setting(0.2, "least attention on the image, fraction 0–1", "paper", low=0, high=1)
     threshold: float = setting(20.0, "sink where max|x_d|/RMS(x) reaches τ", "paper", low=0)
     rule: str = setting("channels", "how sinks are found", "paper: channels", options=("channels", "received"))

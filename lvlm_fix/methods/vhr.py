@@ -40,7 +40,9 @@ def upper_half(scores: Float[Tensor, "batch heads"]) -> Bool[Tensor, "batch head
 class VHR(Method):
     """Vision-aware Head Reinforcement: `o ← α·o` for the heads with the larger VHD, chosen once per sample."""
 
-    strength: float = setting(2.0, "factor α on the chosen heads' outputs; 1 changes nothing", "paper eq. 7", low=0, high=10)
+    strength: float = setting(
+        2.0, "factor α on the chosen heads' outputs; 1 changes nothing", "paper eq. 7", low=0, high=10
+    )
     outliers: bool = setting(True, "zero the VHD of heads that are outliers with and without image", "paper eq. 6")
     prefill: bool = setting(True, "scale the prompt's positions too", "ours: the paper does not say")
     layers: tuple[int, ...] | None = setting(None, "layers to act in", "paper sec. 4.4, scaled to the depth", low=0)

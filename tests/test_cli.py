@@ -1,0 +1,134 @@
+"""The command line as a user runs it, on the embedded model and real photos."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from lvlm_fix import cli
+from lvlm_fix.heads.table import HeadTable
+
+
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *words: str) -> tuple[int, str, str]:
+    monkeypatch.setattr(sys, "argv", ["lvlm-fix", *words])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    captured = capsys.readouterr()
+    return int(stop.value.code or 0), captured.out, captured.err
+
+
+@pytest.fixture
+def lvlm(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Any:
+    return lambda *words: run(capsys, monkeypatch, *map(str, words))
+
+
+def test_caption_prints_one_json_document(lvlm: Any, photos: list[Path]) -> None:
+    code, out, _ = lvlm("caption", *photos[:2], "--json", "--max-new-tokens", 12)
+    document = json.loads(out)
+    assert code == 0
+    assert list(document) == ["model", "prompt", "items"]
+    for photo, item in zip(photos, document["items"], strict=False):
+        before, after = item["outputs"]
+        assert item["image"] == str(photo)
+        assert (before["method"], after["method"]) == ("none", "var+vhr")
+        assert before["text"] and after["text"] and before["seconds"] > 0
+        assert "no attention sinks" in after["acted"]["var"]["note"] or after["acted"]["var"]["rows_edited"]
+        assert after["acted"]["vhr"]["heads"]
+
+
+def test_caption_shows_two_texts(lvlm: Any, photos: list[Path]) -> None:
+    code, out, _ = lvlm("caption", photos[0], "--method", "vhr", "--set", "vhr.strength=3", "--max-new-tokens", 8)
+    assert code == 0
+    assert "none" in out and "vhr" in out and "heads by layer" in out
+
+
+def test_a_neutral_method_gives_the_same_text(lvlm: Any, photos: list[Path]) -> None:
+    _, out, _ = lvlm(
+        "caption", photos[0], "--json", "--set", "vhr.strength=1", "--set", "var.share=0", "--max-new-tokens", 24
+    )
+    before, after = json.loads(out)["items"][0]["outputs"]
+    assert before["text"] == after["text"]
+
+
+def test_a_broken_image_loses_no_other(lvlm: Any, photos: list[Path], tmp_path: Path) -> None:
+    broken = tmp_path / "broken.jpg"
+    broken.write_text("this is no photo")
+    code, out, err = lvlm(
+        "caption", photos[0], broken, tmp_path / "absent.jpg", photos[1], "--json", "--max-new-tokens", 4
+    )
+    items = json.loads(out)["items"]
+    assert code == 2
+    assert [len(item["outputs"]) for item in items] == [2, 0, 0, 2]
+    assert "broken.jpg" in err and "absent.jpg" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["caption", "absent.jpg"], "there is no image file 'absent.jpg'"),
+        (["caption", "PHOTO", "--model", "no/such-model"], "cannot load model 'no/such-model'"),
+        (["caption", "PHOTO", "--method", "nonsense"], "there is no method 'nonsense'"),
+        (["caption", "PHOTO", "--set", "vhr.strength=-1"], "strength must be >= 0, got -1"),
+        (["caption", "PHOTO", "--set", "strength=1"], "--set takes method.setting=value"),
+        (["caption", "PHOTO", "--max-new-tokens", "0"], "max-new-tokens must be >= 1, got 0"),
+        (["caption", "PHOTO", "--prompt", " "], "the prompt is empty"),
+        (["heads", "show", "PHOTO"], "as a head table"),
+        (["heads", "show", "absent.json"], "as a head table"),
+        (["heads", "score", "--images", "absent", "--out", "t.json"], "takes a folder of photos"),
+    ],
+)
+def test_bad_input_is_one_clear_line_and_exit_2(lvlm: Any, photos: list[Path], words: list[str], message: str) -> None:
+    code, out, err = lvlm(*(str(photos[0]) if word == "PHOTO" else word for word in words))
+    assert code == 2
+    assert out == ""
+    lines = [line for line in err.splitlines() if line.startswith("lvlm-fix:")]
+    assert len(lines) == 1 and message in lines[0]
+
+
+def test_methods_and_families_as_json(lvlm: Any) -> None:
+    _, out, _ = lvlm("methods", "--json")
+    rows = {row["name"]: row for row in json.loads(out)["methods"]}
+    assert rows["vhr"] == {"name": "vhr", "paper": "arXiv 2412.13949", "edits": ["head_outputs"]}
+    assert rows["var"]["edits"] == ["attention_weights"]
+    _, out, _ = lvlm("families", "--json")
+    found = json.loads(out)["families"]
+    assert {"family": "llava", "methods": {"var": "works", "vhr": "works"}} in found
+    assert {value for row in found for value in row["methods"].values()} <= {"works", "refused", "unknown"}
+
+
+@pytest.mark.parametrize("metric", ["vhd", "image-centric"])
+def test_heads_are_scored_saved_shown_and_drawn(lvlm: Any, photos: list[Path], tmp_path: Path, metric: str) -> None:
+    table, png = tmp_path / "heads.json", tmp_path / "heads.png"
+    code, _, _ = lvlm("heads", "score", "--images", photos[0].parent, "--metric", metric, "--out", table)
+    assert code == 0
+    loaded = HeadTable.load(table)
+    assert (loaded.metric, loaded.n, loaded.model, loaded.mean.shape) == (metric, 3, "tiny", (6, 8))
+    assert loaded.deviation.max() > 0 and (loaded.mean >= 0).all()
+    assert set(loaded.versions) == {"python", "torch", "transformers"}
+    code, out, _ = lvlm("heads", "show", table, "--png", png)
+    assert code == 0 and metric in out
+    with Image.open(png) as drawn:
+        assert drawn.format == "PNG"
+
+
+def test_the_library_imports_neither_evaluation_nor_demo() -> None:
+    root = Path(cli.__file__).parent
+    for file in root.rglob("*.py"):
+        lines = file.read_text().splitlines()
+        assert not [
+            line for line in lines if line.strip().startswith(("import lvlm_", "from lvlm_")) and "lvlm_fix" not in line
+        ]
+
+
+def test_importing_changes_nothing_in_transformers() -> None:
+    code = (
+        "from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS as a; before = dict(a); import lvlm_fix;"
+        "assert dict(a) == before; assert list(lvlm_fix.__all__) == sorted(lvlm_fix.__all__)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
