@@ -17,12 +17,12 @@ from lvlm_eval import chair, pope
 from lvlm_eval.chair.extract import Dialect
 from lvlm_eval.coco import Truth, choose, photos_in, read_ids, truth_of
 from lvlm_eval.compare import compare, load
-from lvlm_eval.records import Record, by_id, read, write
+from lvlm_eval.records import Record, by_id, read, read_json, write
 from lvlm_eval.report import COUNTS, cell, render
 from lvlm_eval.run import Answer, Plan, Task, run
 from lvlm_fix.errors import DataError, SettingError
 
-__all__ = ["add_to", "app"]
+__all__ = ["app"]
 
 app = typer.Typer(no_args_is_help=True, help="Measure hallucination: run, score, compare, report.")
 scores = typer.Typer(no_args_is_help=True, help="Score captions or answers that are there already.")
@@ -32,11 +32,6 @@ AsJson = Annotated[bool, typer.Option("--json", help="print one JSON document on
 DialectName = Annotated[str, typer.Option(help="published (comparable) or strict")]
 RuleName = Annotated[str, typer.Option(help="published (comparable) or strict")]
 Seed = Annotated[int, typer.Option(help="of the subset, the questions and the bootstrap")]
-
-
-def add_to(parent: typer.Typer) -> None:
-    """Hang `eval` into the command line of the library."""
-    parent.add_typer(app, name="eval")
 
 
 @scores.command("chair")
@@ -217,11 +212,12 @@ def report(
 
 
 def _sentences(path: Path) -> list[Record]:
-    """Captions; also under `sentences`, as the published scorer writes them."""
-    records = read(path) if not path.is_dir() else []
-    if len(records) == 1 and isinstance(records[0].get("sentences"), list):
-        return records[0]["sentences"]
-    return records
+    """Captions; also a document with `sentences`, as the published scorer writes."""
+    try:
+        document = read_json(path)
+    except DataError:  # JSON lines, or a fault that `read` names by its line
+        return read(path)
+    return document["sentences"] if isinstance(document, dict) and "sentences" in document else read(path)
 
 
 def _sample(question: pope.Question) -> Record:

@@ -1,6 +1,7 @@
 """POPE: yes/no questions about objects, their generation, the reading of answers, the figures.
 
-Source: Li et al., "Evaluating Object Hallucination in Large Vision-Language Models" (2023), and the authors' evaluate.py.
+Source: Li et al., "Evaluating Object Hallucination in Large Vision-Language Models" (2023), with
+the authors' evaluate.py.
 """
 
 from __future__ import annotations

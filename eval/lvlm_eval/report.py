@@ -26,6 +26,8 @@ _SHOWN = {
     "chair": ("chair_s", "chair_i", "recall", "precision", "f1", "length", "repetition"),
     "pope": ("accuracy", "precision", "recall", "f1", "yes_ratio", "unreadable"),
 }
+_PERCENT = "<small>Percent; 95 % bootstrap intervals over photos.</small>"
+_POINTS = "<small>Points; p after Holm's correction over methods.</small>"
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
 table { border-collapse: collapse; margin: 1rem 0 } td, th { padding: .25rem .7rem; text-align: right }
@@ -97,7 +99,7 @@ def _figures(methods: Mapping[str, Mapping[str, Any]], shown: Sequence[str]) -> 
         + "".join(f"<td>{cell(name, figures[name], figures['ci'][name])}" for name in shown)
         for method, figures in methods.items()
     )
-    return f"<table><tr><th>method<th>n{head}</tr>{rows}</table><small>Percent; 95 % bootstrap intervals over photos.</small>"
+    return f"<table><tr><th>method<th>n{head}</tr>{rows}</table>{_PERCENT}"
 
 
 def _differences(methods: Mapping[str, Mapping[str, Any]]) -> str:
@@ -108,14 +110,12 @@ def _differences(methods: Mapping[str, Mapping[str, Any]]) -> str:
     rows = "".join(
         f"<tr><td>{escape(method)}"
         + "".join(
-            f"<td>{cell(name, found[name]['difference'], found[name]['ci'])}<br><small>p {found[name]['p_holm']:.3f}</small>"
-            for name in names
+            f"<td>{cell(name, each['difference'], each['ci'])}<br><small>p {each['p_holm']:.3f}</small>"
+            for name, each in found.items()
         )
         for method, found in methods.items()
     )
-    return (
-        f"<table><tr><th>method{head}</tr>{rows}</table><small>Points; p after Holm's correction over methods.</small>"
-    )
+    return f"<table><tr><th>method{head}</tr>{rows}</table>{_POINTS}"
 
 
 def _plot(methods: Mapping[str, Mapping[str, Any]]) -> str:

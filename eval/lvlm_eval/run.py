@@ -39,7 +39,7 @@ _SAME = ("task", "model", "model_revision", "settings", "prompt", "seed", "batch
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run does. Samples by split ("" for captions), each record with `image_id`, for answers also its question."""
+    """What a run does. Samples by split ("" for captions); each has `image_id`, for answers also its question."""
 
     task: Task
     model: str

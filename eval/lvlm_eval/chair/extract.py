@@ -1,6 +1,6 @@
 """Caption -> the COCO nodes it names, in order of mention.
 
-The published scorer tokenises (NLTK Treebank), tags, lemmatises with WordNet and looks the lemmas up. Only a few hundred
+The published scorer tokenises (NLTK Treebank), tags, lemmatises with WordNet and looks the lemmas up. Only some hundred
 surface forms can end in the vocabulary, so their lemmas are tabulated once; what the tagger would have decided is
 decided from the neighbouring words, for the few forms where it matters (`_verbal`).
 """

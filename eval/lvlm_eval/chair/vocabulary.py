@@ -1,6 +1,6 @@
 """The words that name one of the 80 COCO categories, and what the published lemma rule does to them.
 
-Source: Rohrbach et al., "Object Hallucination in Image Captioning" (2018), synonyms after Lu et al., "Neural Baby Talk".
+Source: Rohrbach et al., "Object Hallucination in Image Captioning" (2018); synonyms after Lu et al. (2018).
 Words are separated by commas; the category itself always counts. The published list has a few slips (a leading space,
 "knive", "phon", "iPhone" though captions are lower-cased); they are kept, because the published figures rest on them.
 """
@@ -200,7 +200,7 @@ ABSENT: frozenset[str] = frozenset(
         "vase",
     ]
 )
-"""Words whose plural the published rule misses: WordNet lacks the word, or prefers a shorter lemma ("vases" -> "vas")."""
+"""Words whose plural the published rule misses: WordNet lacks it, or prefers a shorter lemma ("vases" -> "vas")."""
 
 VERBS: frozenset[str] = frozenset(
     [
