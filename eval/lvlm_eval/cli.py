@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
@@ -142,10 +143,8 @@ def run_command(
     import lvlm_fix as lf
     from lvlm_fix.models import revision_of
 
-    state = accelerate.PartialState()
     for spec in method:
-        _methods(spec, settings)
-    loaded, processor = lf.load(model, revision=revision, device=str(state.device))
+        _methods(spec, settings)  # what cannot be done is said before the model is loaded
     plan = Plan(
         task="chair" if task == "chair" else "pope",
         model=model,
@@ -158,8 +157,10 @@ def run_command(
         batch_size=batch_size,
         max_new_tokens=max_new_tokens or (128 if task == "chair" else 8),
         seed=seed,
-        model_revision=revision_of(loaded),
     )
+    state = accelerate.PartialState()
+    loaded, processor = lf.load(model, revision=revision, device=str(state.device))
+    plan = replace(plan, model_revision=revision_of(loaded))
 
     @contextmanager
     def answerer(spec: str) -> Generator[Answer]:

@@ -42,8 +42,8 @@ def finished(path: Path) -> list[Record]:
     """
     if not path.exists():
         return []
-    lines = _text(path).split("\n")[:-1]  # what follows the last line end was never finished
-    return [_line(line, path, number) for number, line in enumerate(lines, 1)]
+    lines = path.read_bytes().split(b"\n")[:-1]  # what follows the last line end was never finished
+    return [_line(line.decode(errors="replace"), path, number) for number, line in enumerate(lines, 1)]
 
 
 def by_id(records: Iterable[Record], id_key: str, text_keys: tuple[str, ...], path: Path) -> dict[int, str]:

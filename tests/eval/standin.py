@@ -1,0 +1,44 @@
+"""A stand-in for a model: texts that depend on the photo, the method and the batch it came in.
+
+`python standin.py OUT PAUSE RANK WORLD` runs it as a process of its own, to be killed.
+"""
+
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from lvlm_eval.run import Answer, Plan, run
+
+TRUTH = {key: frozenset({"dog", "person"} if key % 2 else {"cat", "bus"}) for key in range(1, 24)}
+
+
+def plan(methods: Sequence[str] = ("none", "vhr:strength=1.5"), **changes: object) -> Plan:
+    """23 captions under two methods, in batches of 4."""
+    photos = {key: Path(f"{key:012d}.jpg") for key in TRUTH}
+    given = {"samples": {"": [{"image_id": key} for key in TRUTH]}, "prompt": "Describe.", "batch_size": 4} | changes
+    return Plan(task="chair", model="stand-in", methods=tuple(methods), photos=photos, truth=TRUTH, **given)
+
+
+def answering(pause: float = 0.0, calls: list[list[str]] | None = None):
+    """An answerer that waits `pause` seconds a batch and keeps what it was asked."""
+
+    @contextmanager
+    def answerer(method: str) -> Iterator[Answer]:
+        def answer(paths: Sequence[Path], prompts: Sequence[str]) -> list[str]:
+            time.sleep(pause)
+            names = [path.stem for path in paths]
+            if calls is not None:
+                calls.append([method, *names])
+            return [f"é {method}: a dog and a cat in {int(name)} of {'+'.join(names)}\n{prompts[0]}" for name in names]
+
+        yield answer
+
+    return answerer
+
+
+if __name__ == "__main__":
+    out, pause, rank, world = Path(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
+    print("started", flush=True)
+    run(plan(), answering(pause), out, rank=rank, world=world)

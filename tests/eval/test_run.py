@@ -1,0 +1,144 @@
+"""Runs: killed and resumed, shared among processes, damaged, added to."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from lvlm_eval.compare import load
+from lvlm_eval.run import run
+
+from lvlm_fix import DataError, SettingError
+
+sys.path.insert(0, str(Path(__file__).parent))
+from standin import TRUTH, answering, plan
+
+FILES = ["none.jsonl", "vhr-strength-1.5.jsonl"]
+
+
+def contents(out: Path) -> dict[str, bytes]:
+    return {name: (out / name).read_bytes() for name in FILES}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("whole") / "run"
+    run(plan(), answering(), out)
+    return out
+
+
+def test_a_run_holds_every_sample_once_and_in_order(whole: Path) -> None:
+    loaded = load(whole)
+    assert list(loaded.captions["none"]) == list(TRUTH)
+    assert loaded.methods == ["none", "vhr:strength=1.5"]
+    assert {"command", "settings", "seed", "versions", "commit", "model_revision", "image_ids"} <= set(loaded.record)
+    assert sorted(path.name for path in whole.iterdir()) == sorted([*FILES, "run.json"])
+
+
+def test_killed_ten_times_and_resumed_it_is_the_same_to_the_byte(whole: Path, tmp_path: Path) -> None:
+    out, draw, kills = tmp_path / "run", random.Random(0), 0
+    command = [sys.executable, str(Path(__file__).parent / "standin.py"), str(out), "0.2", "0", "1"]
+    while kills < 10:
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+            assert process.stdout is not None
+            process.stdout.readline()
+            time.sleep(draw.uniform(0, 0.25))
+            assert process.poll() is None, "done before the tenth kill"
+            os.kill(process.pid, signal.SIGKILL)
+        kills += 1
+        for part in (out / "parts").glob("*"):
+            _tear(part)
+    run(plan(), answering(), out)
+    assert contents(out) == contents(whole)
+    assert (out / "run.json").exists()
+    assert not (out / "parts").exists()
+
+
+def _tear(path: Path) -> None:
+    """What a kill in the middle of a write leaves."""
+    with path.open("ab") as file:
+        file.write('{"image_id": 5, "caption": "é'.encode()[:-1])
+
+
+def test_only_what_is_missing_is_asked_again(whole: Path, tmp_path: Path) -> None:
+    out, parts = tmp_path / "run", tmp_path / "run" / "parts"
+    parts.mkdir(parents=True)
+    lines = (whole / "none.jsonl").read_bytes().splitlines(keepends=True)
+    (parts / "none.jsonl.0").write_bytes(b"".join(lines[:6]) + lines[6][:9])  # a batch and a half, torn
+    calls: list[list[str]] = []
+    run(plan(), answering(calls=calls), out)
+    assert contents(out) == contents(whole)
+    assert next(call[1] for call in calls if call[0] == "none") == f"{5:012d}"
+    run(plan(), answering(calls=calls), out)
+    assert len(calls) == 5 + 6
+
+
+def test_a_damaged_line_is_named_and_nothing_is_lost(whole: Path, tmp_path: Path) -> None:
+    parts = tmp_path / "run" / "parts"
+    parts.mkdir(parents=True)
+    part = parts / "none.jsonl.0"
+    part.write_text('{"image_id": 1, "capt\n{"image_id": 2, "caption": "x"}\n')
+    with pytest.raises(DataError, match="line 1 is damaged"):
+        run(plan(), answering(), tmp_path / "run")
+    assert part.read_text().endswith('"x"}\n')
+
+
+@pytest.mark.parametrize("world", [2, 3, 9])
+def test_several_processes_write_what_one_writes(whole: Path, tmp_path: Path, world: int) -> None:
+    barrier, calls = threading.Barrier(world), []
+    threads = [
+        threading.Thread(
+            target=run,
+            args=(plan(), answering(0.01, calls), tmp_path / "run"),
+            kwargs={"rank": rank, "world": world, "wait": barrier.wait},
+        )
+        for rank in range(world)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=30)
+    assert contents(tmp_path / "run") == contents(whole)
+    assert len(calls) == 12  # 6 batches under two methods, each once
+
+
+def test_a_method_can_be_added_and_another_run_is_refused(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    run(plan(["none"]), answering(), out)
+    run(plan(["none", "var"]), answering(), out)
+    assert load(out).methods == ["none", "var"]
+    with pytest.raises(DataError, match="holds another run: seed"):
+        run(plan(seed=1), answering(), out)
+    (out / "var.jsonl").unlink()
+    with pytest.raises(DataError, match="not finished"):
+        load(out)
+    with pytest.raises(DataError, match=r"no run\.json"):
+        load(tmp_path)
+
+
+def test_lost_or_doubled_samples_are_found(tmp_path: Path) -> None:
+    run(plan(["none"]), answering(), tmp_path / "run")
+    path = tmp_path / "run" / "none.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[1:]))
+    with pytest.raises(DataError, match="22 of 23"):
+        load(tmp_path / "run")
+    path.write_text("".join([*lines, lines[0]]))
+    with pytest.raises(DataError, match="comes twice"):
+        load(tmp_path / "run")
+
+
+def test_a_plan_that_cannot_be_done_is_refused() -> None:
+    with pytest.raises(SettingError, match="batch-size"):
+        plan(batch_size=0)
+    with pytest.raises(SettingError, match="once"):
+        plan(["var", "var"])
+    with pytest.raises(DataError, match="no samples"):
+        plan(samples={})
+    with pytest.raises(DataError, match="000000000099"):
+        plan(samples={"": [{"image_id": 99}]})
