@@ -1,15 +1,11 @@
-"""A stand-in for a model: texts that depend on the photo, the method and the batch it came in.
+"""A stand-in for a model: texts that depend on the photo, the method and the batch it came in."""
 
-`python standin.py OUT PAUSE RANK WORLD` runs it as a process of its own, to be killed.
-"""
-
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from lvlm_eval.run import Answer, Plan, run
+from lvlm_eval.run import Answer, Plan
 
 TRUTH = {key: frozenset({"dog", "person"} if key % 2 else {"cat", "bus"}) for key in range(1, 24)}
 
@@ -36,9 +32,3 @@ def answering(pause: float = 0.0, calls: list[list[str]] | None = None):
         yield answer
 
     return answerer
-
-
-if __name__ == "__main__":
-    out, pause, rank, world = Path(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
-    print("started", flush=True)
-    run(plan(), answering(pause), out, rank=rank, world=world)

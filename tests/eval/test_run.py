@@ -1,9 +1,7 @@
 """Runs: killed and resumed, shared among processes, damaged, added to."""
 
-import os
+import multiprocessing
 import random
-import signal
-import subprocess
 import sys
 import threading
 import time
@@ -40,16 +38,17 @@ def test_a_run_holds_every_sample_once_and_in_order(whole: Path) -> None:
     assert sorted(path.name for path in whole.iterdir()) == sorted([*FILES, "run.json"])
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")  # the child only sleeps and writes
 def test_killed_ten_times_and_resumed_it_is_the_same_to_the_byte(whole: Path, tmp_path: Path) -> None:
     out, draw, kills = tmp_path / "run", random.Random(0), 0
-    command = [sys.executable, str(Path(__file__).parent / "standin.py"), str(out), "0.2", "0", "1"]
+    fork = multiprocessing.get_context("fork")  # a fresh interpreter would spend seconds on imports, ten times
     while kills < 10:
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
-            assert process.stdout is not None
-            process.stdout.readline()
-            time.sleep(draw.uniform(0, 0.25))
-            assert process.poll() is None, "done before the tenth kill"
-            os.kill(process.pid, signal.SIGKILL)
+        process = fork.Process(target=run, args=(plan(), answering(0.2), out))
+        process.start()
+        time.sleep(draw.uniform(0, 0.25))
+        assert process.is_alive(), "done before the tenth kill"
+        process.kill()
+        process.join()
         kills += 1
         for part in (out / "parts").glob("*"):
             _tear(part)
