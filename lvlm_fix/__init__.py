@@ -5,29 +5,34 @@ from lvlm_fix.errors import DataError, ImageError, InputError, LvlmFixError, Mod
 from lvlm_fix.families import Family, family_of
 from lvlm_fix.heads.table import HeadTable, score_heads
 from lvlm_fix.method import Method, Seen, setting
-from lvlm_fix.methods import METHODS, VAR, VHR, parse_methods
+from lvlm_fix.methods import HGAI, METHODS, PAI, SPIN, VAF, VAR, VHR, RandomHeads, parse_methods
 from lvlm_fix.models import answer, load, open_image
 from lvlm_fix.report import Report
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "METHODS",
-    "VAR",
-    "VHR",
     "DataError",
     "Family",
     "Fix",
+    "HGAI",
     "HeadTable",
     "ImageError",
     "InputError",
     "LvlmFixError",
+    "METHODS",
     "Method",
     "ModelError",
+    "PAI",
+    "RandomHeads",
     "Report",
+    "SPIN",
     "Seen",
     "SettingError",
     "UnknownNameError",
+    "VAF",
+    "VAR",
+    "VHR",
     "answer",
     "family_of",
     "fix",

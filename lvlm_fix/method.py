@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -81,8 +82,8 @@ class Method:
 
     @classmethod
     def method_name(cls) -> str:
-        """The name on the command line and in results: the authors' acronym in lower case."""
-        return cls.__name__.lower()
+        """The name on the command line and in results: the acronym in lower case; RandomHeads is random-heads."""
+        return re.sub("(?<=[a-z])(?=[A-Z])", "-", cls.__name__).lower()
 
     @classmethod
     def edits(cls) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -148,3 +148,42 @@ def var(
         model.set_attn_implementation({"text_config": implementation})
         for one in hooks:
             one.remove()
+
+
+@contextmanager
+def rows(
+    model: PreTrainedModel, ids: Tensor, image_token: int, edit: Callable[..., Tensor], acting: set[int], last: bool,
+    on_weights: bool,
+) -> Iterator[None]:  # fmt: skip
+    """Edit one row of all heads at a time over full maps: its logits, or its weights given the logits (heads key)."""
+    plain, implementation = modeling_llama.eager_attention_forward, model.get_decoder().config._attn_implementation
+    prompt = ids.shape[1]
+
+    def attention(module, query, key, value, attention_mask, scaling, **kwargs):  # type: ignore[no-untyped-def]
+        groups = query.shape[1] // key.shape[1]
+        keys, values = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+        bare = query @ keys.transpose(2, 3) * scaling
+        logits = bare + attention_mask
+        weights = logits.softmax(-1)
+        n_query, n_key = weights.shape[2:]
+        for b in range(len(weights)):
+            image = [j for j in range(prompt) if ids[b, j] == image_token]
+            before = [j for j in range(image[0]) if ids[b, j] != 0]
+            for i in range(n_query):
+                position = n_key - n_query + i
+                behind = position > image[-1] and (position >= prompt or ids[b, position] not in (image_token, 0))
+                if module.layer_idx in acting and behind and (i == n_query - 1 or not last):
+                    if on_weights:
+                        weights[b, :, i] = edit(bare[b, :, i].clone(), weights[b, :, i].clone(), image, before)
+                    else:
+                        edited = edit(bare[b, :, i].clone(), None, image, before)
+                        weights[b, :, i] = (edited + attention_mask[b, :, i]).softmax(-1)
+        return (weights @ values).transpose(1, 2).contiguous(), weights
+
+    model.set_attn_implementation({"text_config": "eager"})
+    modeling_llama.eager_attention_forward = attention
+    try:
+        yield
+    finally:
+        modeling_llama.eager_attention_forward = plain
+        model.set_attn_implementation({"text_config": implementation})

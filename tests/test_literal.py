@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import literal
 import pytest
 import torch
@@ -44,6 +46,55 @@ def test_vhd_equals_two_passes_with_hooks_in_every_layer() -> None:
         scores = handle.scores()
     wanted = torch.tensor([measured[layer] for layer in range(5)]).transpose(0, 1)
     torch.testing.assert_close(scores, wanted, atol=1e-5, rtol=1e-5)
+
+
+def pai(rows: torch.Tensor, weights: None, image: list[int], before: list[int]) -> torch.Tensor:
+    for h in range(len(rows)):
+        for j in image:
+            rows[h, j] += 0.5 * abs(rows[h, j])
+    return rows
+
+
+def hgai(rows: torch.Tensor, weights: None, image: list[int], before: list[int]) -> torch.Tensor:
+    plain = rows.clone()
+    for h in range(len(rows)):
+        for j in image:
+            rows[h, j] += 0.5 * sum(abs(plain[other, j]) for other in range(len(rows))) / len(rows)
+    return rows
+
+
+def vaf(rows: torch.Tensor, weights: None, image: list[int], before: list[int]) -> torch.Tensor:
+    rows[:, image] *= 1.15
+    rows[:, before] *= 0.95
+    return rows
+
+
+def spin(rows: torch.Tensor, weights: torch.Tensor, image: list[int], before: list[int]) -> torch.Tensor:
+    weakest = min(range(len(rows)), key=lambda h: sum(float(rows[h, j]) for j in image))
+    weights[weakest] *= 0.08
+    return weights
+
+
+@pytest.mark.parametrize(
+    ("method", "edit", "layers", "last", "on_weights"),
+    [
+        (lf.PAI(), pai, range(2, 5), True, False),
+        (lf.HGAI(), hgai, range(1, 3), True, False),  # 5/32 and 18/32 of 5 layers
+        (lf.VAF(), vaf, range(1, 2), False, False),  # 9/32 and 15/32 of 5 layers
+        (lf.SPIN(), spin, range(5), True, True),
+    ],
+)
+def test_row_edits_equal_full_maps(method: lf.Method, edit: Any, layers: range, last: bool, on_weights: bool) -> None:
+    model, inputs = miniature("llava")
+    options = {"max_new_tokens": TOKENS, "do_sample": False, "output_logits": True, "return_dict_in_generate": True}
+    plain = model.generate(**inputs, **options)
+    with lf.fix(model, method):
+        found = model.generate(**inputs, **options)
+    with torch.no_grad(), literal.rows(model, inputs["input_ids"], IMAGE, edit, set(layers), last, on_weights):
+        wanted = model.generate(**inputs, **options)
+    assert not torch.equal(plain.logits[0], wanted.logits[0])
+    for ours, theirs in zip(found.logits, wanted.logits, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("settings", [{"ratio": 0.5}, {"ratio": 0.6}, {"share": 1.0, "ratio": 0.3}])

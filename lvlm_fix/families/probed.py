@@ -17,13 +17,18 @@ from lvlm_fix.apply import fix
 from lvlm_fix.errors import LvlmFixError
 from lvlm_fix.families.miniature import MINIATURES, miniature
 from lvlm_fix.method import Method
-from lvlm_fix.methods import VAR, VHR
+from lvlm_fix.methods import HGAI, PAI, SPIN, VAF, VAR, VHR, RandomHeads
 
 __all__ = ["PROBES", "probe", "read_probed"]
 
 FILE = "probed.json"
 # by method: settings that must change nothing, and settings loose enough to act on random weights
 PROBES: dict[str, tuple[Method, Method]] = {
+    "hgai": (HGAI(strength=0.0), HGAI()),
+    "pai": (PAI(strength=0.0), PAI()),
+    "random-heads": (RandomHeads(strength=1.0), RandomHeads()),
+    "spin": (SPIN(damping=1.0), SPIN()),
+    "vaf": (VAF(image=1.0, system=1.0), VAF()),
     "var": (VAR(share=0.0, threshold=1.4), VAR(threshold=1.4, ratio=0.1, image_share=0.05)),
     "vhr": (VHR(strength=1.0), VHR()),
 }

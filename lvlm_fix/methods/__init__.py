@@ -8,12 +8,17 @@ from typing import Any
 
 from lvlm_fix.errors import SettingError, UnknownNameError
 from lvlm_fix.method import Method
+from lvlm_fix.methods.hgai import HGAI
+from lvlm_fix.methods.pai import PAI
+from lvlm_fix.methods.random_heads import RandomHeads
+from lvlm_fix.methods.spin import SPIN
+from lvlm_fix.methods.vaf import VAF
 from lvlm_fix.methods.var import VAR
 from lvlm_fix.methods.vhr import VHR
 
-__all__ = ["METHODS", "VAR", "VHR", "parse_methods", "resolve"]
+__all__ = ["HGAI", "METHODS", "PAI", "SPIN", "VAF", "VAR", "VHR", "RandomHeads", "parse_methods", "resolve"]
 
-METHODS: dict[str, type[Method]] = {"var": VAR, "vhr": VHR}
+METHODS: dict[str, type[Method]] = {kind.method_name(): kind for kind in (HGAI, PAI, RandomHeads, SPIN, VAF, VAR, VHR)}
 
 
 def parse_methods(names: str, settings: Mapping[str, str] | None = None) -> tuple[Method, ...]:

@@ -1,0 +1,40 @@
+"""SPIN: damp the heads that look at the image least.
+
+Paper    Sarkar et al., "Mitigating Hallucinations in Vision-Language Models through Image-Guided Head Suppression",
+         EMNLP 2025, arXiv 2505.16411.
+Edits    attention_weights of the last row: a head's weights times a factor are its output times that factor.
+Departs  At least one head is damped where r < 1 (ours: ⌈(1−r)·H⌉; r = 0.95 of 8 heads would damp none).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from jaxtyping import Float
+from torch import Tensor, where
+
+from lvlm_fix.method import Method, Seen, setting
+
+__all__ = ["SPIN"]
+
+
+@dataclass(frozen=True)
+class SPIN(Method):
+    """Per layer and row: the ⌈(1−r)·H⌉ heads with the smallest summed image logits are multiplied by `damping`."""
+
+    kept: float = setting(0.95, "fraction r of the heads that is kept", "paper", low=0, high=1)
+    damping: float = setting(0.08, "factor on the other heads' outputs; 1 changes nothing", "paper", low=0, high=1)
+
+    reach: ClassVar[Literal["text", "last"]] = "last"
+    paper: ClassVar[str] = "arXiv 2505.16411"
+
+    def attention_weights(
+        self, weights: Float[Tensor, "batch heads query key"], seen: Seen
+    ) -> Float[Tensor, "batch heads query key"]:
+        assert seen.logits is not None
+        scores = where(seen.image[:, None, None], seen.logits, 0.0).sum(-1)  # batch heads query
+        few = math.ceil((1 - self.kept) * weights.shape[1] - 1e-9)
+        damped = scores.argsort(1).argsort(1) < few
+        return where(damped[..., None], weights * self.damping, weights)
