@@ -139,6 +139,7 @@ def run_command(
                 samples[name] = [_sample(pope.Question(**record)) for record in made]
     settings = _settings(set_ or [], method)
     import accelerate
+    import torch
 
     import lvlm_fix as lf
     from lvlm_fix.models import revision_of
@@ -158,7 +159,7 @@ def run_command(
         max_new_tokens=max_new_tokens or (128 if task == "chair" else 8),
         seed=seed,
     )
-    state = accelerate.PartialState()
+    state = accelerate.PartialState(cpu=not torch.cuda.is_available())  # else processes on CPUs miss each other
     loaded, processor = lf.load(model, revision=revision, device=str(state.device))
     plan = replace(plan, model_revision=revision_of(loaded))
 
