@@ -218,9 +218,11 @@ def test_a_second_turn_goes_on_from_the_cache(case: str) -> None:
     with torch.no_grad(), lf.fix(model, CASES[case][1]) as handle:
         first = model(**inputs, use_cache=True)
         before = sum(report.rows_edited for report in handle.report())
+        heads = dict(handle._prompt.heads)
         second = model(input_ids=more, past_key_values=first.past_key_values)
         assert second.logits.isfinite().all()
         assert sum(report.rows_edited for report in handle.report()) > before
+        assert all(heads[key] is chosen for key, chosen in handle._prompt.heads.items())  # fixed for the sample
 
 
 def test_streaming_gives_the_same_text(tiny: Any, photos: list[Any]) -> None:

@@ -84,8 +84,11 @@ def spin(rows: torch.Tensor, weights: torch.Tensor, image: list[int], before: li
         (lf.SPIN(), spin, range(5), True, True),
     ],
 )
-def test_row_edits_equal_full_maps(method: lf.Method, edit: Any, layers: range, last: bool, on_weights: bool) -> None:
-    model, inputs = miniature("llava")
+@pytest.mark.parametrize("samples", [1, 2])  # one sample has no padding, so SDPA gets no mask at all
+def test_row_edits_equal_full_maps(
+    method: lf.Method, edit: Any, layers: range, last: bool, on_weights: bool, samples: int
+) -> None:
+    model, inputs = miniature("llava", samples=samples)
     options = {"max_new_tokens": TOKENS, "do_sample": False, "output_logits": True, "return_dict_in_generate": True}
     plain = model.generate(**inputs, **options)
     with lf.fix(model, method):
