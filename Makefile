@@ -3,7 +3,7 @@ PYTHON ?= python3
 IMAGE ?= lvlm_fix/photos/coffee.jpg
 BIN = .venv/bin
 
-.PHONY: install caption test check format demo
+.PHONY: install caption test check format
 
 install: .venv/installed
 
