@@ -20,7 +20,7 @@ test: install ## what CI runs
 	$(BIN)/python -m pytest
 
 check: install ## lint, format, types
-	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright --pythonpath $(BIN)/python
 
 format: install
 	$(BIN)/ruff check --fix . && $(BIN)/ruff format .

@@ -17,7 +17,7 @@ from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 from lvlm_fix.attention import PREFIX, SITE, Attend, register, row_logits, weigh
-from lvlm_fix.errors import InputError, ModelError
+from lvlm_fix.errors import InputError, ModelError, SettingError
 from lvlm_fix.families import Family, family_of
 from lvlm_fix.method import Method, Seen
 from lvlm_fix.methods import resolve
@@ -38,6 +38,7 @@ def fix(model: PreTrainedModel, method: str | Method | Sequence[str | Method]) -
 
     Raises:
         UnknownNameError: no method of that name. ModelError: the model misses what a method needs.
+        SettingError: a method is set to act in a layer that the model has not.
     """
     return Fix(model, resolve(method))
 
@@ -50,6 +51,10 @@ class Fix:
         self.family: Family = family_of(model)
         self._wrapped: str = self.family.decoder.config._attn_implementation or "sdpa"
         self._depth = len(self.family.layers)
+        for method in methods:
+            if beyond := [layer for layer in method.acts_in(self._depth) if layer >= self._depth]:
+                name = method.method_name()
+                raise SettingError(f"{name}: there is no layer {beyond[0]}; this model has {self._depth}, from 0")
         self._at: tuple[tuple[tuple[int, Method], ...], ...] = tuple(
             tuple((i, m) for i, m in enumerate(methods) if layer in set(m.acts_in(self._depth)))
             for layer in range(self._depth)
@@ -134,12 +139,12 @@ class Fix:
             raise InputError("image tokens are found by their ids: pass input_ids, not inputs_embeds alone")
         cache = kwargs.get("past_key_values")
         known = cache is not None and cache is self._cache
-        past = int(cache.get_seq_length()) if cache is not None and (ids.shape[1] > 1 or not known) else -1
         self._pass = {}
-        if known and past and self._prompt is not None and ids.shape[1] == 1:
+        if known and self._prompt is not None and ids.shape[1] == 1:  # no look into the cache: no wait for the device
             self._prefill = False
             self._prompt.length += 1
             return
+        past = 0 if cache is None else int(cache.get_seq_length())
         if past > 0 and not known:
             raise InputError(f"the cache holds {past} tokens from outside of this fix; start from an empty cache")
         earlier = self._prompt if known and past > 0 else None

@@ -245,6 +245,8 @@ def test_a_second_fix_a_foreign_cache_and_embeddings_alone_are_refused() -> None
         with lf.fix(model, "vhr"):
             with pytest.raises(lf.ModelError, match="fixed already"):
                 lf.fix(model, "var")
+            with pytest.raises(lf.SettingError, match="no layer 9; this model has 5"):
+                lf.fix(model, lf.VHR(layers=(1, 9)))
             with pytest.raises(lf.InputError, match="outside of this fix"):
                 model(input_ids=inputs["input_ids"][:, -1:], past_key_values=filled)
             with pytest.raises(lf.InputError, match="input_ids"):
