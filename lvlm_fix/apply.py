@@ -34,7 +34,7 @@ def fix(model: PreTrainedModel, method: str | Method | Sequence[str | Method]) -
     Args:
         model: any Hugging Face image-text-to-text model whose decoder uses the attention interface.
         method: a name ("vhr"), names in order ("var+vhr"), a method, or a list of them. At each place they act in
-            the order given; places follow the data: attention, head outputs, next-token logits.
+            the order given; places follow the data: attention, then head outputs.
 
     Raises:
         UnknownNameError: no method of that name. ModelError: the model misses what a method needs.

@@ -20,7 +20,7 @@ from lvlm_fix.errors import SettingError
 
 __all__ = ["PLACES", "Method", "Seen", "setting"]
 
-PLACES = ("attention_logits", "attention_weights", "head_outputs", "next_token_logits")
+PLACES = ("attention_logits", "attention_weights", "head_outputs")
 Need = Literal["no_image", "sinks", "weights"]
 
 
@@ -129,12 +129,6 @@ class Method:
     ) -> Float[Tensor, "batch query heads dim"]:
         """Edit every head's output before the output projection, all rows of the pass."""
         return outputs
-
-    def next_token_logits(
-        self, logits: Float[Tensor, "batch vocabulary"], without: Float[Tensor, "batch vocabulary"]
-    ) -> Float[Tensor, "batch vocabulary"]:
-        """Edit the next token's logits, given those of the branch `without` the image."""
-        return logits
 
 
 def _check(field: dataclasses.Field[Any], value: Any) -> None:
