@@ -17,8 +17,9 @@ from rich.table import Table
 from rich.text import Text
 
 from lvlm_fix.errors import DataError, ImageError, InputError, LvlmFixError, SettingError
+from lvlm_fix.models import DESCRIBE
 
-__all__ = ["app", "main"]
+__all__ = ["app", "main", "settings_of"]
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 heads = typer.Typer(no_args_is_help=True, help="Score attention heads, and look at the scores.")
@@ -60,7 +61,7 @@ def caption(
     model: Model = "tiny",
     method: Annotated[str, typer.Option(help="methods joined by +, in order")] = "var+vhr",
     set_: Annotated[list[str] | None, typer.Option("--set", help="method.setting=value, may be repeated")] = None,
-    prompt: Annotated[str, typer.Option(help="what to ask")] = "Please describe this image in detail.",
+    prompt: Annotated[str, typer.Option(help="what to ask")] = DESCRIBE,
     max_new_tokens: Annotated[int, typer.Option(help="longest text, tokens")] = 128,
     as_json: AsJson = False,
 ) -> None:
@@ -170,7 +171,7 @@ def heads_score(
     out_: Annotated[Path, typer.Option("--out", help="the table to write (JSON)")],
     model: Model = "tiny",
     metric: Annotated[str, typer.Option(help="vhd or image-centric")] = "vhd",
-    prompt: Annotated[str, typer.Option(help="what to ask")] = "Please describe this image in detail.",
+    prompt: Annotated[str, typer.Option(help="what to ask")] = DESCRIBE,
     limit: Annotated[int | None, typer.Option(help="only the first photos by name")] = None,
 ) -> None:
     """Score every head on a folder of photos and save mean, deviation and n."""

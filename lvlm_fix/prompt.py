@@ -72,10 +72,10 @@ class Prompt:
         """Whether any sample has an image and text behind it."""
         return len(self.text.index) > 0
 
-    def columns(self, mask: Bool[Tensor, "batch columns"], n_keys: int, *, fill: bool = False) -> Tensor:
+    def columns(self, mask: Bool[Tensor, "batch columns"], n_keys: int) -> Tensor:
         """The part of a column mask that belongs to `n_keys` keys: the last ones in a window, else from the start."""
         start = max(0, self.length - n_keys) if n_keys < self.length else 0
         part = mask[:, start : start + n_keys]
         if part.shape[1] == n_keys:
             return part
-        return torch.nn.functional.pad(part, (0, n_keys - part.shape[1]), value=fill)
+        return torch.nn.functional.pad(part, (0, n_keys - part.shape[1]))

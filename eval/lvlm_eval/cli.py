@@ -21,7 +21,9 @@ from lvlm_eval.compare import compare, load
 from lvlm_eval.records import Record, by_id, read, read_json, write
 from lvlm_eval.report import COUNTS, cell, render
 from lvlm_eval.run import Answer, Plan, Task, run
+from lvlm_fix.cli import settings_of
 from lvlm_fix.errors import DataError, SettingError
+from lvlm_fix.models import DESCRIBE
 
 __all__ = ["app"]
 
@@ -105,7 +107,7 @@ def run_command(
     limit: Annotated[int | None, typer.Option(help="draw so many photos by the seed")] = None,
     batch_size: Annotated[int, typer.Option(help="samples at a time")] = 8,
     max_new_tokens: Annotated[int | None, typer.Option(help="longest text; default 128, for POPE 8")] = None,
-    prompt: Annotated[str, typer.Option(help="what to ask for a caption")] = "Please describe this image in detail.",
+    prompt: Annotated[str, typer.Option(help="what to ask for a caption")] = DESCRIBE,
     set_: Annotated[list[str] | None, typer.Option("--set", help="method.setting=value, may be repeated")] = None,
     seed: Seed = 0,
     as_json: AsJson = False,
@@ -233,18 +235,14 @@ def _sample(question: pope.Question) -> Record:
 
 
 def _settings(pairs: list[str], methods: list[str]) -> dict[str, str]:
-    out: dict[str, str] = {}
+    given = settings_of(pairs)
     named = {part.partition(":")[0] for spec in methods for part in spec.split("+")}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals or "." not in key:
-            raise SettingError(f"--set takes method.setting=value, got {pair!r}")
+    for key, value in given.items():
         if key.partition(".")[0] not in named:
             raise SettingError(
-                f"--set {pair} is for a method that is not run; the methods are {', '.join(sorted(named))}"
+                f"--set {key}={value} is for a method that is not run; the methods are {', '.join(sorted(named))}"
             )
-        out[key] = value
-    return out
+    return given
 
 
 def _methods(spec: str, settings: Mapping[str, str]) -> tuple[Any, ...]:

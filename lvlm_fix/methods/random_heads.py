@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lvlm_fix.method import Method, Seen, setting
-from lvlm_fix.methods.vhr import default_layers
+from lvlm_fix.methods.vhr import default_layers, reinforced
 
 __all__ = ["RandomHeads"]
 
@@ -46,4 +46,4 @@ class RandomHeads(Method):
     ) -> Float[Tensor, "batch query heads dim"]:
         if seen.heads is None or self.strength == 1:
             return outputs
-        return outputs * (1 + (self.strength - 1) * seen.heads.to(outputs.dtype))[:, None, :, None]
+        return reinforced(outputs, seen.heads, self.strength)

@@ -22,7 +22,7 @@ from torch import Tensor
 from lvlm_fix.heads.vhd import vision_aware_divergence
 from lvlm_fix.method import Method, Need, Seen, setting
 
-__all__ = ["VHR", "default_layers", "upper_half"]
+__all__ = ["VHR", "default_layers", "reinforced", "upper_half"]
 
 
 def default_layers(layers: int) -> tuple[int, ...]:
@@ -34,6 +34,13 @@ def default_layers(layers: int) -> tuple[int, ...]:
 def upper_half(scores: Float[Tensor, "batch heads"]) -> Bool[Tensor, "batch heads"]:
     """Heads whose score exceeds the layer's median (paper alg. 1); the middle of two for an even number of heads."""
     return scores > scores.quantile(0.5, dim=-1, keepdim=True)
+
+
+def reinforced(
+    outputs: Float[Tensor, "batch query heads dim"], heads: Bool[Tensor, "batch heads"], strength: float
+) -> Float[Tensor, "batch query heads dim"]:
+    """The outputs of the chosen heads times `strength` (paper eq. 7)."""
+    return outputs * (1 + (strength - 1) * heads.to(outputs.dtype))[:, None, :, None]
 
 
 @dataclass(frozen=True)
@@ -65,5 +72,4 @@ class VHR(Method):
     ) -> Float[Tensor, "batch query heads dim"]:
         if seen.heads is None or self.strength == 1 or (seen.prefill and not self.prefill):
             return outputs
-        gain = 1 + (self.strength - 1) * seen.heads.to(outputs.dtype)
-        return outputs * gain[:, None, :, None]
+        return reinforced(outputs, seen.heads, self.strength)
