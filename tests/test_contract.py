@@ -13,6 +13,8 @@ from transformers import TextIteratorStreamer
 
 import lvlm_fix as lf
 from lvlm_fix.families.miniature import IMAGE, MINIATURES, miniature
+from lvlm_fix.families.probed import PROBES
+from lvlm_fix.methods import METHODS
 
 GREEDY = {"max_new_tokens": 6, "do_sample": False}
 both = pytest.mark.parametrize("case", CASES)
@@ -35,6 +37,10 @@ def sample(inputs: dict[str, Any], number: int) -> dict[str, Any]:
     samples = len(inputs["input_ids"])
     rest = {k: v.chunk(samples)[number] for k, v in inputs.items() if k not in one}
     return one | rest
+
+
+def test_every_method_has_its_cases() -> None:
+    assert sorted(PROBES) == sorted(METHODS)
 
 
 @every_family

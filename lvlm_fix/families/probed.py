@@ -22,7 +22,7 @@ from lvlm_fix.methods import HGAI, PAI, SPIN, VAF, VAR, VHR, RandomHeads
 __all__ = ["PROBES", "probe", "read_probed"]
 
 FILE = "probed.json"
-# by method: settings that must change nothing, and settings loose enough to act on random weights
+# by method: settings that must change nothing, and settings loose enough to act on random weights; for the tests too
 PROBES: dict[str, tuple[Method, Method]] = {
     "hgai": (HGAI(strength=0.0), HGAI()),
     "pai": (PAI(strength=0.0), PAI()),
