@@ -8,6 +8,7 @@ the decoder layers.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
@@ -21,7 +22,7 @@ from lvlm_fix.errors import InputError, ModelError, SettingError
 from lvlm_fix.families import Family, family_of
 from lvlm_fix.method import Method, Seen
 from lvlm_fix.methods import resolve
-from lvlm_fix.prompt import Prompt
+from lvlm_fix.prompt import ROOM, Prompt
 from lvlm_fix.report import Report, report_of
 from lvlm_fix.sinks import discover_channels, is_sink, published_channels
 
@@ -43,6 +44,33 @@ def fix(model: PreTrainedModel, method: str | Method | Sequence[str | Method]) -
     return Fix(model, resolve(method))
 
 
+Numbered = tuple[tuple[int, Method], ...]
+
+
+@dataclass(frozen=True)
+class Acting:
+    """The methods that act in one layer, by number, and what each is asked for: sorted once, not in every pass."""
+
+    every: Numbered
+    logits: Numbered
+    weights: Numbered
+    outputs: Numbered
+    scoring: Numbered
+    keep: bool  # some method is to see the last row's weights
+    received: tuple[float, ...]  # factors of sinks by received attention
+
+    @classmethod
+    def of(cls, every: Numbered) -> Acting:
+        """Sort the methods of a layer by the places they edit."""
+        logits, weights, outputs, scoring = (
+            tuple((i, m) for i, m in every if getattr(type(m), place) is not getattr(Method, place))
+            for place in ("attention_logits", "attention_weights", "head_outputs", "score_heads")
+        )
+        rules = [m.sink_rule() for _, m in every if "sinks" in m.needs]
+        received = tuple(value for rule, value in rules if rule == "received")
+        return cls(every, logits, weights, outputs, scoring, any("weights" in m.needs for _, m in every), received)
+
+
 class Fix:
     """Methods attached to a model: a context manager, and a handle with `.remove()`, `.report()` and `.scores()`."""
 
@@ -55,8 +83,8 @@ class Fix:
             if beyond := [layer for layer in method.acts_in(self._depth) if layer >= self._depth]:
                 name = method.method_name()
                 raise SettingError(f"{name}: there is no layer {beyond[0]}; this model has {self._depth}, from 0")
-        self._at: tuple[tuple[tuple[int, Method], ...], ...] = tuple(
-            tuple((i, m) for i, m in enumerate(methods) if layer in set(m.acts_in(self._depth)))
+        self._at = tuple(
+            Acting.of(tuple((i, m) for i, m in enumerate(methods) if layer in set(m.acts_in(self._depth))))
             for layer in range(self._depth)
         )
         self._needs = frozenset[str]().union(*(m.needs for m in methods))
@@ -64,7 +92,8 @@ class Fix:
         self._recording: tuple[dict[int, Tensor], Tensor] | None = None
         self._cache: object = None
         self._channels: dict[float, Tensor] = {}
-        self._pass: dict[int, tuple[Tensor, Tensor]] = {}  # masks of this pass by number of keys
+        self._pass: dict[tuple[int, torch.device], tuple[Tensor, Tensor, Tensor]] = {}  # masks by keys and device
+        self._changed: list[tuple[int, Tensor | int]] = []  # of this pass: method, rows it changed
         self._prefill = False
         self._hooks: list[RemovableHandle] = []
         self._attach()
@@ -83,7 +112,7 @@ class Fix:
             self._hooks.append(self.model.register_forward_hook(self._end))
             if self._rules("channels"):
                 for number, layer in enumerate(self.family.layers):
-                    if any("sinks" in m.needs for _, m in self._at[number]):
+                    if any("sinks" in m.needs for _, m in self._at[number].every):
                         self._hooks.append(layer.register_forward_pre_hook(self._find_sinks(number), with_kwargs=True))
         except BaseException:
             self.remove()
@@ -139,10 +168,10 @@ class Fix:
             raise InputError("image tokens are found by their ids: pass input_ids, not inputs_embeds alone")
         cache = kwargs.get("past_key_values")
         known = cache is not None and cache is self._cache
-        self._pass = {}
+        self._pass, self._changed = {}, []
         if known and self._prompt is not None and ids.shape[1] == 1:  # no look into the cache: no wait for the device
             self._prefill = False
-            self._prompt.length += 1
+            self._prompt.step()
             return
         past = 0 if cache is None else int(cache.get_seq_length())
         if past > 0 and not known:
@@ -151,7 +180,9 @@ class Fix:
         image = torch.isin(ids, torch.tensor(self.family.image_tokens, device=ids.device))
         if earlier is not None:
             earlier.length = past
-        self._prompt = Prompt.read(image, _valid(kwargs.get("attention_mask"), ids), earlier)
+        static = cache is not None and cache.is_compileable
+        valid = _valid(kwargs.get("attention_mask"), ids)
+        self._prompt = Prompt.read(image, valid, earlier, static=static, methods=len(self.methods))
         self._prefill, self._cache = True, cache
         if not bool(self._prompt.with_image.any()):
             return
@@ -161,9 +192,21 @@ class Fix:
             self._prompt.no_image = self._without_image(ids, image)
 
     def _end(self, _: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        """Remember the cache that a prefill without one has made, so that a further turn may go on from it."""
-        if self._prefill and self._cache is None:
-            self._cache = getattr(output, "past_key_values", None)
+        """Count what this pass changed. After a prefill, make room for the text and remember a cache it has made."""
+        prompt = self._prompt
+        if prompt is None:
+            return
+        for number, edited in prompt.edited.items():
+            found = [changed for i, changed in self._changed if i == number]
+            rows = sum(changed for changed in found if isinstance(changed, int))
+            flags = [changed.flatten().to(edited.device) for changed in found if isinstance(changed, Tensor)]
+            if rows or flags:
+                edited.add_(torch.cat(flags).sum() + rows if flags else rows)
+        if self._prefill:
+            widest = max((keys for keys, _ in self._pass), default=0)
+            prompt.widen(max(widest, prompt.length) if prompt.static else prompt.length + ROOM)
+            if self._cache is None:
+                self._cache = getattr(output, "past_key_values", None)
 
     def _without_image(self, ids: Tensor, image: Tensor) -> dict[int, Tensor]:
         """Head outputs at the last position of the prompt with its image tokens deleted: layer -> batch heads dim."""
@@ -219,8 +262,11 @@ class Fix:
             hidden = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
             new = is_sink(hidden, channels.to(hidden.device), threshold)
             before = prompt.sinks.get(layer)
+            if not self._prefill and before is not None:
+                before.index_copy_(1, prompt.position.to(new.device), new)
+                return
             start = prompt.length - new.shape[1]
-            new = new & prompt.valid[:, start : prompt.length].to(new.device) if self._prefill else new
+            new = new & prompt.valid[:, start : prompt.length].to(new.device)
             prompt.sinks[layer] = new if before is None else torch.cat((before[:, :start], new), dim=1)
 
         return hook
@@ -233,45 +279,44 @@ class Fix:
         layer: int = module.layer_idx  # type: ignore[assignment]
         acting = self._at[layer]
         if self._recording is not None:
-            if acting:
+            if acting.every:
                 outputs, order = self._recording
                 outputs[layer] = output[:, -1].index_select(0, order.to(output.device))
             return output, weights
         prompt = self._prompt
-        if not acting or prompt is None or not prompt.any_image:
+        if not acting.every or prompt is None or not prompt.any_image:
             return output, weights
         query, key, value, *rest = args
         mask = rest[0] if rest else kwargs.get("attention_mask")
         seen = self._seen(layer, key.shape[2], query.device)
-        if any(_edits_attention(m) or (self._prefill and "weights" in m.needs) for _, m in acting):
+        if acting.logits or acting.weights or (self._prefill and acting.keep):
             output = self._edit_rows(seen, prompt, acting, output, query, key, value, mask, kwargs)
-        if self._prefill:
-            self._choose(seen, prompt, acting, output)
-        for number, method in acting:
-            if _overrides(method, "head_outputs"):
-                seen.scores, seen.heads = prompt.scores.get((number, layer)), prompt.heads.get((number, layer))
-                edited = method.head_outputs(output, seen)
-                if edited is not output:
-                    prompt.edited[number] = prompt.edited.get(number, 0) + query.shape[2]
-                output = edited
+        if self._prefill and acting.scoring:
+            self._choose(seen, prompt, acting.scoring, output)
+        for number, method in acting.outputs:
+            seen.scores, seen.heads = prompt.scores.get((number, layer)), prompt.heads.get((number, layer))
+            edited = method.head_outputs(output, seen)
+            if edited is not output:
+                self._changed.append((number, query.shape[2]))
+            output = edited
         return output, weights
 
     def _seen(self, layer: int, n_keys: int, device: torch.device) -> Seen:
-        """The context of one layer; masks are cut once per pass and number of keys."""
+        """The context of one layer; masks are cut once per pass, number of keys and device."""
         prompt = self._prompt
         assert prompt is not None
-        if n_keys not in self._pass:
-            image, before = (prompt.columns(mask, n_keys).to(device) for mask in (prompt.image, prompt.before_image))
-            self._pass[n_keys] = image, before
-        image, before = self._pass[n_keys]
-        rows = prompt.text.active if self._prefill else prompt.with_image[:, None]
-        return Seen(layer, self._depth, self._prefill, image, before, rows.to(device))
+        if (n_keys, device) not in self._pass:
+            rows = prompt.text.active if self._prefill else prompt.with_image[:, None]
+            image, before = prompt.columns(prompt.image, n_keys), prompt.columns(prompt.before_image, n_keys)
+            self._pass[n_keys, device] = image.to(device), before.to(device), rows.to(device)
+        image, before, rows = self._pass[n_keys, device]
+        return Seen(layer, self._depth, self._prefill, image, before, rows)
 
     def _edit_rows(
         self,
         seen: Seen,
         prompt: Prompt,
-        acting: tuple[tuple[int, Method], ...],
+        acting: Acting,
         output: Tensor,
         query: Tensor,
         key: Tensor,
@@ -288,23 +333,19 @@ class Fix:
         options = {name: kwargs.get(name) for name in ("softcap", "sliding_window")}
         logits = row_logits(some, key, mask, index, query.shape[2], scaling=kwargs["scaling"], **options)
         edited = logits
-        for number, method in acting:
-            if _overrides(method, "attention_logits"):
-                new = method.attention_logits(edited, self._for(seen, prompt, number))
-                edited = self._accept(number, method, edited, new, prompt, seen)
-        plain = logits.softmax(-1).nan_to_num(0.0)  # a padding row sees nothing
-        weights = plain if edited is logits else edited.softmax(-1).nan_to_num(0.0)
+        for number, method in acting.logits:
+            new = method.attention_logits(edited, self._for(seen, prompt, number))
+            edited = self._accept(number, method, edited, new, prompt, seen)
+        plain = _softmax(logits, self._prefill)
+        weights = plain if edited is logits else _softmax(edited, self._prefill)
         seen.logits = edited
-        self._received_sinks(seen, prompt, acting, plain)
-        for number, method in acting:
-            if _overrides(method, "attention_weights"):
-                new = method.attention_weights(weights, self._for(seen, prompt, number))
-                weights = self._accept(number, method, weights, new, prompt, seen)
-        if self._prefill and text is not None:
-            at = torch.searchsorted(text.index, prompt.last.to(text.index.device)).clamp_max(
-                max(len(text.index) - 1, 0)
-            )
-            seen.weights = plain[torch.arange(len(plain)), :, at.to(plain.device)] if len(text.index) else None
+        if self._prefill and acting.received:
+            self._received_sinks(seen, prompt, acting.received[0], plain)
+        for number, method in acting.weights:
+            new = method.attention_weights(weights, self._for(seen, prompt, number))
+            weights = self._accept(number, method, weights, new, prompt, seen)
+        if text is not None and acting.keep:
+            seen.weights = plain[torch.arange(len(plain)), :, text.at.to(plain.device)]
         if weights is plain:
             return output
         change = weigh(weights - plain, value).to(output.dtype)
@@ -323,32 +364,25 @@ class Fix:
             return old
         active = seen.rows
         if self._prefill and method.reach == "last":
-            active = active & (prompt.text.index.to(prompt.last.device) == prompt.last[:, None]).to(active.device)
+            active = active & prompt.text.final.to(active.device)
         if self._prefill or not prompt.all_with_image:
             new = torch.where(active[:, None, :, None], new, old)
-        changed = (new != old).any(-1).sum()
-        prompt.edited[number] = changed + prompt.edited.get(number, 0)
+        self._changed.append((number, (new != old).any(-1)))
         return new
 
-    def _received_sinks(
-        self, seen: Seen, prompt: Prompt, acting: tuple[tuple[int, Method], ...], plain: Tensor
-    ) -> None:
+    def _received_sinks(self, seen: Seen, prompt: Prompt, factor: float, plain: Tensor) -> None:
         """Sinks by received attention: what the prompt's text rows give a key on average, against the uniform share."""
-        rules = [m.sink_rule() for _, m in acting if "sinks" in m.needs]
-        factors = [value for rule, value in rules if rule == "received"]
-        if not (self._prefill and factors):
-            return
         active = seen.rows[:, None, :, None]
         mean = (plain * active).sum((1, 2)) / (active.sum((1, 2)) * plain.shape[1]).clamp_min(1)
         count = prompt.columns(prompt.valid, mean.shape[1]).sum(-1, keepdim=True).to(mean.device)
-        prompt.sinks[seen.layer] = mean * count > factors[0]
+        prompt.sinks[seen.layer] = mean * count > factor
 
-    def _choose(self, seen: Seen, prompt: Prompt, acting: tuple[tuple[int, Method], ...], output: Tensor) -> None:
+    def _choose(self, seen: Seen, prompt: Prompt, scoring: Numbered, output: Tensor) -> None:
         """Once per prompt and layer: every method that picks heads scores and chooses them."""
         seen.outputs = output[torch.arange(len(output)), prompt.last.to(output.device)]
         seen.no_image = prompt.no_image.get(seen.layer)
-        for number, method in acting:
-            if (number, seen.layer) in prompt.heads or not _overrides(method, "score_heads"):
+        for number, method in scoring:
+            if (number, seen.layer) in prompt.heads:
                 continue
             scores = method.score_heads(seen)
             if scores is not None:
@@ -356,12 +390,9 @@ class Fix:
                 prompt.scores[number, seen.layer], prompt.heads[number, seen.layer] = scores, heads
 
 
-def _overrides(method: Method, place: str) -> bool:
-    return getattr(type(method), place) is not getattr(Method, place)
-
-
-def _edits_attention(method: Method) -> bool:
-    return _overrides(method, "attention_logits") or _overrides(method, "attention_weights")
+def _softmax(logits: Tensor, prefill: bool) -> Tensor:
+    """The weights; a padding row of a prefill, which sees nothing, has none."""
+    return logits.softmax(-1).nan_to_num(0.0) if prefill else logits.softmax(-1)
 
 
 def _valid(mask: Any, ids: Tensor) -> Tensor:

@@ -72,6 +72,8 @@ def row_logits(
         logits = softcap * torch.tanh(logits / softcap)
     if mask is not None and not isinstance(mask, Tensor):
         raise ModelError(f"edits of attention need a plain mask, found {type(mask).__name__}; load the model with sdpa")
+    if mask is None and length == 1 and (sliding_window is None or n_keys <= sliding_window):
+        return logits  # one new row sees every key
     if mask is None or mask.ndim == 2:
         allowed = _causal(rows, length, n_keys, sliding_window, logits.device)
         if mask is not None:

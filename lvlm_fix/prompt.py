@@ -10,6 +10,8 @@ from torch import Tensor
 
 __all__ = ["Prompt", "Rows"]
 
+ROOM = 256  # columns to spare, so that a growing text seldom moves the masks
+
 
 @dataclass
 class Rows:
@@ -17,6 +19,8 @@ class Rows:
 
     index: Int[Tensor, " query"]
     active: Bool[Tensor, "batch query"]
+    final: Bool[Tensor, "batch query"]  # of these, each sample's last row
+    at: Int[Tensor, " batch"]  # which of them it is
 
 
 @dataclass
@@ -26,22 +30,31 @@ class Prompt:
     image: Bool[Tensor, "batch columns"]
     before_image: Bool[Tensor, "batch columns"]
     valid: Bool[Tensor, "batch columns"]  # not padding
-    length: int  # columns in use
+    length: int  # columns in use; of a static cache, those of the prompt
+    position: Int[Tensor, " 1"]  # the last column in use, where a decoding step (compiled or not) can read and write it
+    static: bool  # the cache has its final width from the start
     text: Rows  # text rows behind the first image token
     last: Int[Tensor, " batch"]  # each sample's last prompt row of this pass
     with_image: Bool[Tensor, " batch"]
     all_with_image: bool
+    any_image: bool  # whether any sample has an image and text behind it
     sinks: dict[int, Bool[Tensor, "batch columns"]] = field(default_factory=dict)  # by layer
     no_image: dict[int, Tensor] = field(default_factory=dict)  # by layer: batch heads dim
     scores: dict[tuple[int, int], Tensor] = field(default_factory=dict)  # by method and layer: batch heads
     heads: dict[tuple[int, int], Tensor] = field(default_factory=dict)
-    edited: dict[int, Tensor | int] = field(default_factory=dict)  # by method: rows × heads that changed
+    edited: dict[int, Int[Tensor, ""]] = field(default_factory=dict)  # by method: rows × heads that changed
 
     @classmethod
     def read(
-        cls, image: Bool[Tensor, "batch query"], valid: Bool[Tensor, "batch query"], earlier: Prompt | None = None
+        cls,
+        image: Bool[Tensor, "batch query"],
+        valid: Bool[Tensor, "batch query"],
+        earlier: Prompt | None = None,
+        *,
+        static: bool = False,
+        methods: int = 0,
     ) -> Prompt:
-        """The prompt of a prefill, or of a further turn behind an `earlier` one."""
+        """The prompt of a prefill, or of a further turn behind an `earlier` one; `methods`: how many to count for."""
         start = 0 if earlier is None else earlier.length
         if earlier is not None:
             image = torch.cat((earlier.image[:, :start], image), dim=1)
@@ -52,30 +65,53 @@ class Prompt:
         columns = torch.arange(image.shape[1], device=image.device)
         last = (columns * valid).amax(-1) - start
         with_image = image.any(-1)
+        at = torch.searchsorted(index, last).clamp_max(max(len(index) - 1, 0))
         prompt = cls(
             image=image,
             before_image=valid & ~behind,
             valid=valid,
             length=image.shape[1],
-            text=Rows(index, editable[:, index]),
+            position=torch.tensor([image.shape[1] - 1], device=image.device),
+            static=static,
+            text=Rows(index, editable[:, index], index == last[:, None], at),
             last=last,
             with_image=with_image,
             all_with_image=bool(with_image.all()),
+            any_image=len(index) > 0,
         )
         if earlier is not None:
             prompt.sinks, prompt.no_image = earlier.sinks, earlier.no_image
             prompt.scores, prompt.heads, prompt.edited = earlier.scores, earlier.heads, earlier.edited
+        else:
+            prompt.edited = {
+                number: torch.zeros((), dtype=torch.long, device=image.device) for number in range(methods)
+            }
         return prompt
 
-    @property
-    def any_image(self) -> bool:
-        """Whether any sample has an image and text behind it."""
-        return len(self.text.index) > 0
+    def widen(self, columns: int) -> None:
+        """Give every mask so many columns; new ones are empty."""
+        self.image, self.before_image = _wide(self.image, columns), _wide(self.before_image, columns)
+        self.valid = _wide(self.valid, columns)
+        self.sinks = {layer: _wide(found, columns) for layer, found in self.sinks.items()}
 
-    def columns(self, mask: Bool[Tensor, "batch columns"], n_keys: int) -> Tensor:
+    def step(self) -> None:
+        """One more column is in use: a token was generated."""
+        self.position.add_(1)
+        if not self.static:
+            self.length += 1
+            if self.length > self.image.shape[1]:
+                self.widen(self.length + ROOM)
+
+    def columns(self, mask: Bool[Tensor, "batch columns"], n_keys: int) -> Bool[Tensor, "batch key"]:
         """The part of a column mask that belongs to `n_keys` keys: the last ones in a window, else from the start."""
-        start = max(0, self.length - n_keys) if n_keys < self.length else 0
-        part = mask[:, start : start + n_keys]
-        if part.shape[1] == n_keys:
-            return part
-        return torch.nn.functional.pad(part, (0, n_keys - part.shape[1]))
+        if n_keys == mask.shape[1]:
+            return mask
+        if self.static and n_keys < mask.shape[1]:  # a window in a static cache: where it starts is on the device
+            start = (self.position.to(mask.device) + 1 - n_keys).clamp_min(0)
+            return mask.index_select(1, start + torch.arange(n_keys, device=mask.device))
+        start = max(0, self.length - n_keys)
+        return _wide(mask[:, start : start + n_keys], n_keys)
+
+
+def _wide(mask: Bool[Tensor, "batch columns"], columns: int) -> Bool[Tensor, "batch wide"]:
+    return torch.nn.functional.pad(mask, (0, columns - mask.shape[1])) if mask.shape[1] != columns else mask

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from torch import Tensor, linalg, nn
 from transformers import PretrainedConfig
 
 from lvlm_fix.families import Family
@@ -32,9 +33,9 @@ def is_sink(
     hidden: Float[Tensor, "batch query width"], channels: Int[Tensor, " channels"], threshold: float
 ) -> Bool[Tensor, "batch query"]:
     """Where `max_{d ∈ channels} |x_d| / RMS(x) ≥ threshold`, for the hidden states that enter a layer."""
-    rms = hidden.float().square().mean(-1).sqrt()
-    peak = hidden.index_select(-1, channels).float().abs().amax(-1)
-    return peak >= threshold * rms
+    norm = linalg.vector_norm(hidden, dim=-1, dtype=torch.float32)  # RMS · √width
+    peak = linalg.vector_norm(hidden.index_select(-1, channels), math.inf, dim=-1, dtype=torch.float32)
+    return peak * math.sqrt(hidden.shape[-1]) >= threshold * norm
 
 
 @torch.no_grad()

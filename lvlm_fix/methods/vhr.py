@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from jaxtyping import Bool, Float
-from torch import Tensor
+from torch import Tensor, where
 
 from lvlm_fix.heads.vhd import vision_aware_divergence
 from lvlm_fix.method import Method, Need, Seen, setting
@@ -40,7 +40,7 @@ def reinforced(
     outputs: Float[Tensor, "batch query heads dim"], heads: Bool[Tensor, "batch heads"], strength: float
 ) -> Float[Tensor, "batch query heads dim"]:
     """The outputs of the chosen heads times `strength` (paper eq. 7)."""
-    return outputs * (1 + (strength - 1) * heads.to(outputs.dtype))[:, None, :, None]
+    return where(heads[:, None, :, None], outputs * strength, outputs)
 
 
 @dataclass(frozen=True)
