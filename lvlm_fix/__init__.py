@@ -3,7 +3,8 @@
 from lvlm_fix.apply import Fix, fix
 from lvlm_fix.errors import DataError, ImageError, InputError, LvlmFixError, ModelError, SettingError, UnknownNameError
 from lvlm_fix.families import Family, family_of
-from lvlm_fix.heads.table import HeadTable, score_heads
+from lvlm_fix.heads.score import score_heads
+from lvlm_fix.heads.table import HeadTable
 from lvlm_fix.method import Method, Seen, setting
 from lvlm_fix.methods import HGAI, METHODS, PAI, SPIN, VAF, VAR, VHR, RandomHeads, parse_methods
 from lvlm_fix.models import answer, load, open_image

@@ -87,6 +87,8 @@ class Fix:
             Acting.of(tuple((i, m) for i, m in enumerate(methods) if layer in set(m.acts_in(self._depth))))
             for layer in range(self._depth)
         )
+        heads = self.family.decoder.config.num_attention_heads
+        self._given = {i: given for i, m in enumerate(methods) if (given := m.given_heads(self._depth, heads))}
         self._needs = frozenset[str]().union(*(m.needs for m in methods))
         self._prompt: Prompt | None = None
         self._recording: tuple[dict[int, Tensor], Tensor] | None = None
@@ -95,6 +97,7 @@ class Fix:
         self._pass: dict[tuple[int, torch.device], tuple[Tensor, Tensor, Tensor]] = {}  # masks by keys and device
         self._changed: list[tuple[int, Tensor | int]] = []  # of this pass: method, rows it changed
         self._prefill = False
+        self._ids = torch.empty(0)
         self._hooks: list[RemovableHandle] = []
         self._attach()
 
@@ -186,6 +189,13 @@ class Fix:
         self._prefill, self._cache = True, cache
         if not bool(self._prompt.with_image.any()):
             return
+        self._ids = ids
+        for number, (scores, chosen) in self._given.items():
+            for layer in self.methods[number].acts_in(self._depth):
+                if (number, layer) in self._prompt.heads:  # of an earlier turn
+                    continue
+                self._prompt.scores[number, layer] = scores[layer].to(ids.device).expand(len(ids), -1)
+                self._prompt.heads[number, layer] = self._prompt.with_image[:, None] & chosen[layer].to(ids.device)
         if "sinks" in self._needs:
             self._prepare_sinks(ids)
         if "no_image" in self._needs and earlier is None:
@@ -345,7 +355,7 @@ class Fix:
             new = method.attention_weights(weights, self._for(seen, prompt, number))
             weights = self._accept(number, method, weights, new, prompt, seen)
         if text is not None and acting.keep:
-            seen.weights = plain[torch.arange(len(plain)), :, text.at.to(plain.device)]
+            seen.ids, seen.positions, seen.last, seen.weights = self._ids, index, text.at.to(plain.device), plain
         if weights is plain:
             return output
         change = weigh(weights - plain, value).to(output.dtype)

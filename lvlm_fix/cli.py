@@ -170,7 +170,9 @@ def heads_score(
     images: Annotated[Path, typer.Option(help="a folder of photos")],
     out_: Annotated[Path, typer.Option("--out", help="the table to write (JSON)")],
     model: Model = "tiny",
-    metric: Annotated[str, typer.Option(help="vhd or image-centric")] = "vhd",
+    metric: Annotated[
+        str, typer.Option(help="vhd, image-centric, spin, retrieval-picture or retrieval-prompt")
+    ] = "vhd",
     prompt: Annotated[str, typer.Option(help="what to ask")] = DESCRIBE,
     limit: Annotated[int | None, typer.Option(help="only the first photos by name")] = None,
 ) -> None:
@@ -207,6 +209,27 @@ def heads_show(
     if png is not None:
         scores.draw(png)
         print(f"heat map -> {png}", file=sys.stderr)
+
+
+@heads.command("compare")
+def heads_compare(
+    one: Annotated[Path, typer.Argument(help="a table made by `heads score`", metavar="A.json")],
+    other: Annotated[Path, typer.Argument(help="another of the same model", metavar="B.json")],
+    top: Annotated[int, typer.Option(help="how many of the highest heads to look for in both")] = 10,
+    as_json: AsJson = False,
+) -> None:
+    """Compare two head tables: rank correlation over all heads, and the highest heads that both share."""
+    from lvlm_fix.heads.table import HeadTable, compare
+
+    tables = [HeadTable.load(one), HeadTable.load(other)]
+    found = compare(*tables, top=top)
+    if as_json:
+        return emit({"tables": [str(table) for table in tables]} | found)
+    rank = "undefined: one table has one value only" if found["spearman"] is None else f"{found['spearman']:.3f}"
+    out.print(f"{tables[0]} against {tables[1]}", markup=False)
+    out.print(f"Spearman's rank correlation over {found['heads']} heads: {rank}")
+    shared = ", ".join(f"{layer}.{head}" for layer, head in found["shared"])
+    out.print(f"of the top {top}, {found['overlap']:.0%} in both: {shared or 'none'}", markup=False)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lvlm_fix.errors import SettingError
@@ -21,7 +21,7 @@ from lvlm_fix.errors import SettingError
 __all__ = ["PLACES", "Method", "Seen", "setting"]
 
 PLACES = ("attention_logits", "attention_weights", "head_outputs")
-Need = Literal["no_image", "sinks", "weights"]
+Need = Literal["no_image", "sinks", "weights", "answer"]
 
 
 @dataclass(slots=True)
@@ -39,7 +39,10 @@ class Seen:
     rows: Bool[Tensor, "batch query"]  # rows the method may edit in this sample
     sinks: Bool[Tensor, "batch key"] | None = None  # attention sinks of this layer (need "sinks")
     logits: Float[Tensor, "batch heads query key"] | None = None  # edited attention logits (at and after the weights)
-    weights: Float[Tensor, "batch heads key"] | None = None  # last prompt row's weights (need "weights", scoring only)
+    ids: Int[Tensor, "batch key"] | None = None  # of the prompt's tokens (scoring only)
+    positions: Int[Tensor, " query"] | None = None  # which tokens the rows belong to (need "weights", scoring only)
+    last: Int[Tensor, " batch"] | None = None  # number, among the rows, of each sample's last prompt row (the same)
+    weights: Float[Tensor, "batch heads query key"] | None = None  # attention weights before any edit (the same)
     outputs: Float[Tensor, "batch heads dim"] | None = None  # last prompt row's head outputs (scoring only)
     no_image: Float[Tensor, "batch heads dim"] | None = None  # the same with the image removed (need "no_image")
     scores: Float[Tensor, "batch heads"] | None = None  # the method's own head scores of this prompt
@@ -112,6 +115,12 @@ class Method:
         """The heads to act on, from their scores; fixed for the rest of the sample."""
         return scores > -math.inf
 
+    def given_heads(
+        self, layers: int, heads: int
+    ) -> tuple[Float[Tensor, "layers heads"], Bool[Tensor, "layers heads"]] | None:
+        """Scores of all heads and the heads to act on, for a method that knows them before any prompt."""
+        return None
+
     def attention_logits(
         self, logits: Float[Tensor, "batch heads query key"], seen: Seen
     ) -> Float[Tensor, "batch heads query key"]:
@@ -137,6 +146,8 @@ def _check(field: dataclasses.Field[Any], value: Any) -> None:
     if options := declared["options"]:
         if value not in options:
             raise SettingError(f"{name} must be one of {', '.join(options)}, got {value!r}")
+        return
+    if isinstance(field.default, str):  # a file: whoever reads it says what is wrong with it
         return
     if isinstance(field.default, bool):
         if not isinstance(value, bool):

@@ -80,6 +80,8 @@ def test_a_broken_image_loses_no_other(lvlm: Any, photos: list[Path], tmp_path: 
         (["caption", "PHOTO", "--prompt", " "], "the prompt is empty"),
         (["heads", "show", "PHOTO"], "as a head table"),
         (["heads", "show", "absent.json"], "as a head table"),
+        (["heads", "compare", "absent.json", "absent.json"], "cannot read 'absent.json' as a head table"),
+        (["caption", "PHOTO", "--set", "vhr.table=absent.json"], "cannot read 'absent.json' as a head table"),
         (["heads", "score", "--images", "absent", "--out", "t.json"], "takes a folder of photos"),
     ],
 )
@@ -103,7 +105,7 @@ def test_methods_and_families_as_json(lvlm: Any) -> None:
     assert {value for row in found for value in row["methods"].values()} <= {"works", "refused", "unknown"}
 
 
-@pytest.mark.parametrize("metric", ["vhd", "image-centric"])
+@pytest.mark.parametrize("metric", ["vhd", "retrieval-picture"])
 def test_heads_are_scored_saved_shown_and_drawn(lvlm: Any, photos: list[Path], tmp_path: Path, metric: str) -> None:
     table, png = tmp_path / "heads.json", tmp_path / "heads.png"
     code, _, _ = lvlm("heads", "score", "--images", photos[0].parent, "--metric", metric, "--out", table)
@@ -116,6 +118,11 @@ def test_heads_are_scored_saved_shown_and_drawn(lvlm: Any, photos: list[Path], t
     assert code == 0 and metric in out
     with Image.open(png) as drawn:
         assert drawn.format == "PNG"
+    _, out, _ = lvlm("heads", "compare", table, table, "--top", 5, "--json")
+    document = json.loads(out)
+    assert document["spearman"] == pytest.approx(1) and (document["heads"], document["overlap"]) == (48, 1)
+    code, _, _ = lvlm("caption", photos[0], "--method", "vhr", "--set", f"vhr.table={table}", "--max-new-tokens", 2)
+    assert code == 0
 
 
 def test_the_library_imports_neither_evaluation_nor_demo() -> None:

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 import lvlm_fix as lf
+from lvlm_fix.heads.picks import upper_half
 from lvlm_fix.heads.vhd import vision_aware_divergence
 from lvlm_fix.method import Seen
-from lvlm_fix.methods.vhr import default_layers, upper_half
+from lvlm_fix.methods.vhr import default_layers
 from lvlm_fix.sinks import is_sink
 
 

@@ -1,31 +1,23 @@
-"""A table of head scores over many images: made, saved, loaded, drawn."""
+"""A table of head scores over many images: saved, loaded, compared, drawn."""
 
 from __future__ import annotations
 
 import json
 import os
-import platform
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
-import transformers
-from PIL import Image
-from transformers import PreTrainedModel, ProcessorMixin
 
-from lvlm_fix.apply import fix
-from lvlm_fix.errors import DataError, InputError, UnknownNameError
-from lvlm_fix.heads.metrics import METRICS
-from lvlm_fix.models import DESCRIBE, prepare, revision_of
+from lvlm_fix.errors import DataError, SettingError
 
-__all__ = ["HeadTable", "score_heads"]
+__all__ = ["HeadTable", "compare"]
 
 FORMAT = "lvlm-fix head table 1"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # tables are compared by `compare`
 class HeadTable:
     """Mean and deviation of every head's score over `n` images, and where they come from."""
 
@@ -68,6 +60,9 @@ class HeadTable:
                 f"cannot read {str(path)!r} as a head table: {error}; make one with `heads score`"
             ) from error
 
+    def __str__(self) -> str:
+        return f"{self.metric} of {self.model}, n = {self.n}"
+
     def draw(self, path: str | Path) -> None:
         """Write a heat map, layers upwards and heads to the right, as PNG."""
         from matplotlib.figure import Figure
@@ -81,35 +76,32 @@ class HeadTable:
         figure.savefig(path, format="png", dpi=120)
 
 
-@torch.no_grad()
-def score_heads(
-    model: PreTrainedModel,
-    processor: ProcessorMixin,
-    images: Iterable[Image.Image],
-    *,
-    metric: str = "vhd",
-    prompt: str = DESCRIBE,
-    name: str = "",
-) -> HeadTable:
-    """Score every head on every image, one prompt each, at the position that predicts the first token.
+def compare(one: HeadTable, other: HeadTable, top: int = 10) -> dict[str, Any]:
+    """How alike two tables order the heads: Spearman's rank correlation, and the share of the `top` heads in both.
 
-    Raises `UnknownNameError` for a metric that is not there and `InputError` for no images.
+    Heads that either table has not scored are left out; the correlation is None where a table has one value only.
+    Raises `DataError` for tables of different shape and `SettingError` unless 1 <= top <= heads.
     """
-    if metric not in METRICS:
-        raise UnknownNameError(f"there is no head score {metric!r}; there are: {', '.join(METRICS)}")
-    rows = []
-    with fix(model, METRICS[metric]()) as handle:
-        for image in images:
-            model(**prepare(model, processor, [image], [prompt]), use_cache=False)
-            rows.append(handle.scores()[0].float().cpu().numpy())
-    if not rows:
-        raise InputError("no images to score heads on")
-    scores = np.stack(rows).astype(float)
-    versions = {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
+    if one.mean.shape != other.mean.shape:
+        raise DataError(
+            f"tables of different models cannot be compared: {one.mean.shape} and {other.mean.shape} layers × heads"
+        )
+    if not 1 <= top <= one.mean.size:
+        raise SettingError(f"top must be from 1 to the model's {one.mean.size} heads, got {top}")
+    scored = np.isfinite(one.mean) & np.isfinite(other.mean)
+    ranks = [_ranks(table.mean[scored]) for table in (one, other)]
+    alike = scored.any() and all(np.ptp(rank) > 0 for rank in ranks)
+    shared = set(one.top(top)) & set(other.top(top))
+    return {
+        "spearman": float(np.corrcoef(ranks)[0, 1]) if alike else None,
+        "heads": int(scored.sum()),
+        "top": top,
+        "overlap": len(shared) / top,
+        "shared": sorted(shared),
     }
-    deviation = scores.std(0, ddof=1) if len(rows) > 1 else np.zeros_like(scores[0])
-    model_name = name or model.config._name_or_path or type(model).__name__
-    return HeadTable(metric, scores.mean(0), deviation, len(rows), model_name, revision_of(model), prompt, versions)
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    """Ranks from 0; equal values share the mean of theirs."""
+    _, back, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts + 1) / 2)[back]

@@ -4,7 +4,7 @@ Paper    He et al., "Cracking the Code of Hallucination in LVLMs with Vision-awa
          arXiv 2412.13949: VHD eq. 4, outliers eq. 6, reinforcement eq. 7, selection alg. 1, layers sec. 4.4.
 Code     none; a literal two-pass implementation in `tests/literal.py`.
 Edits    head_outputs
-Needs    no_image: one text-only pass over the prompt.
+Needs    no_image: one text-only pass over the prompt; nothing where a table picks the heads.
 Departs  The paper leaves open, and we choose: the image is removed by deleting its tokens; deviations are of the
          population; all prompt positions are scaled, not the last alone; the pass without image is not reinforced,
          for it runs before the heads are known; other depths than 32 take the second layer and the last 14/32.
@@ -19,21 +19,17 @@ from typing import ClassVar
 from jaxtyping import Bool, Float
 from torch import Tensor, where
 
+from lvlm_fix.heads.picks import PicksHeads, upper_half
 from lvlm_fix.heads.vhd import vision_aware_divergence
-from lvlm_fix.method import Method, Need, Seen, setting
+from lvlm_fix.method import Need, Seen, setting
 
-__all__ = ["VHR", "default_layers", "reinforced", "upper_half"]
+__all__ = ["VHR", "default_layers", "reinforced"]
 
 
 def default_layers(layers: int) -> tuple[int, ...]:
     """The second layer and the last 14/32 of `layers`: {1} ∪ {18..31} at 32 (paper sec. 4.4)."""
     first = layers - round(14 * layers / 32)
     return tuple(layer for layer in range(layers) if layer == 1 or layer >= first)
-
-
-def upper_half(scores: Float[Tensor, "batch heads"]) -> Bool[Tensor, "batch heads"]:
-    """Heads whose score exceeds the layer's median (paper alg. 1); the middle of two for an even number of heads."""
-    return scores > scores.quantile(0.5, dim=-1, keepdim=True)
 
 
 def reinforced(
@@ -44,7 +40,7 @@ def reinforced(
 
 
 @dataclass(frozen=True)
-class VHR(Method):
+class VHR(PicksHeads):
     """Vision-aware Head Reinforcement: `o ← α·o` for the heads with the larger VHD, chosen once per sample."""
 
     strength: float = setting(

@@ -1,0 +1,135 @@
+"""Head scores by hand, tables of them, and methods that a table drives."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import lvlm_fix as lf
+from lvlm_fix.families.miniature import miniature
+from lvlm_fix.heads.metrics import ImageCentric, RetrievalPicture, RetrievalPrompt, SpinScore
+from lvlm_fix.heads.table import HeadTable, compare
+from lvlm_fix.method import Seen
+
+
+def table(mean: Any, metric: str = "vhd") -> HeadTable:
+    mean = np.asarray(mean, float)
+    return HeadTable(metric, mean, np.zeros_like(mean), 1, "hand-made", None, "Describe.", {})
+
+
+def scoring(weights: torch.Tensor) -> Seen:
+    """Three text rows (tokens 2, 3 and 4) that see five keys, of which 0 and 1 are image tokens; one sample."""
+    image = torch.tensor([[True, True, False, False, False]])
+    seen = Seen(0, 1, True, image, torch.zeros_like(image), torch.ones(1, 3, dtype=torch.bool))
+    seen.ids, seen.positions, seen.last = torch.tensor([[9, 9, 4, 6, 4]]), torch.tensor([2, 3, 4]), torch.tensor([2])
+    seen.weights, seen.logits = weights, weights * 10 - 1
+    return seen
+
+
+# two heads, three rows, five keys
+WEIGHTS = torch.tensor(
+    [
+        [
+            [[0.7, 0.1, 0.2, 0.0, 0.0], [0.1, 0.1, 0.5, 0.3, 0.0], [0.2, 0.2, 0.1, 0.1, 0.4]],
+            [[0.1, 0.6, 0.3, 0.0, 0.0], [0.1, 0.6, 0.1, 0.2, 0.0], [0.1, 0.0, 0.3, 0.3, 0.3]],
+        ]
+    ]
+)
+
+
+def test_scores_of_the_last_row() -> None:
+    seen = scoring(WEIGHTS)
+    torch.testing.assert_close(ImageCentric().score_heads(seen), torch.tensor([[0.4, 0.1]]))
+    torch.testing.assert_close(SpinScore().score_heads(seen), torch.tensor([[2.0, -1.0]]))  # 10·0.4 − 2, 10·0.1 − 2
+
+
+def test_retrieval_counts_the_rows_whose_token_is_copied() -> None:
+    # the last row predicts nothing we know. Head 0 looks at key 0 (picture), then at key 2 (token 4), and 4 is said;
+    # head 1 looks at the picture twice
+    seen = scoring(WEIGHTS)
+    assert RetrievalPicture().score_heads(seen).tolist() == [[0.5, 1.0]]
+    assert RetrievalPrompt().score_heads(seen).tolist() == [[0.5, 0.0]]
+    seen.rows[0, 0] = False  # an image or padding row in this sample
+    assert RetrievalPicture().score_heads(seen).tolist() == [[0.0, 1.0]]
+    assert RetrievalPrompt().score_heads(seen).tolist() == [[1.0, 0.0]]
+
+
+def test_tables_are_compared_by_rank_and_by_their_top_heads() -> None:
+    one, other = table([[1, 2, 3], [4, 5, 6]]), table([[10, 20, 30], [60, 50, 40]])
+    found = compare(one, other, top=2)
+    assert found["spearman"] == pytest.approx(1 - 6 * (4 + 4) / (6 * 35))
+    assert found["overlap"] == 0.5 and found["shared"] == [(1, 1)]
+    assert compare(one, table(-one.mean), top=6) == {
+        "spearman": pytest.approx(-1), "heads": 6, "top": 6, "overlap": 1.0,
+        "shared": [(layer, head) for layer in range(2) for head in range(3)],
+    }  # fmt: skip
+    ties = compare(table([[1, 1, 2]]), table([[1, 2, 3]]), top=1)  # ranks 0.5 0.5 2 against 0 1 2
+    assert ties["spearman"] == pytest.approx(0.8660254)
+    assert compare(one, table(np.ones((2, 3))), top=1)["spearman"] is None
+    unscored = table([[np.nan, 2, 3], [4, 5, 6]])
+    assert compare(one, unscored, top=1)["heads"] == 5
+    with pytest.raises(lf.DataError, match="different models"):
+        compare(one, table([[1, 2]]))
+    with pytest.raises(lf.SettingError, match="top must be from 1 to the model's 6 heads, got 7"):
+        compare(one, other, top=7)
+
+
+def test_a_table_picks_the_upper_half_of_every_layer_or_the_top_heads_of_the_layers_acted_in() -> None:
+    mean = [[9, 8, 7], [1, 2, 3], [6, 5, 4], [np.nan, 7, 1]]  # 4 layers, 3 heads; VHR acts in 1 and 3 here
+    scores, heads = lf.VHR(table=table(mean), layers=(1, 3)).given_heads(4, 3)
+    assert scores.shape == heads.shape == (4, 3)
+    assert heads[:3].tolist() == [[True, False, False], [False, False, True], [True, False, False]]
+    _, top = lf.VHR(table=table(mean), layers=(1, 3), top=3).given_heads(4, 3)
+    assert top.nonzero().tolist() == [[1, 1], [1, 2], [3, 1]]
+    _, many = lf.VHR(table=table(mean), layers=(1, 3), top=50).given_heads(4, 3)
+    assert many.sum() == 5  # the head without a score is not picked
+    assert lf.VHR().given_heads(4, 3) is None
+
+
+def test_vhr_by_a_table_scales_its_heads_without_a_pass_of_its_own() -> None:
+    model, inputs = miniature("llava")
+    layers, heads = 5, 6
+    mean = torch.rand(layers, heads)
+    method = lf.VHR(table=table(mean.numpy()), strength=3.0)
+    assert "no_image" not in method.needs and "no_image" in lf.VHR().needs
+    with torch.no_grad(), lf.fix(model, method) as handle:
+        found = model(**inputs).logits
+        torch.testing.assert_close(handle.scores()[:, 1], mean[1].expand(2, heads))
+        chosen = handle.report()[0].heads
+    limits = mean.quantile(0.5, dim=-1)
+    factors = torch.where(mean > limits[:, None], 3.0, 1.0).repeat_interleave(8, dim=1)  # heads of 8 dimensions
+    hooks = [
+        layer.self_attn.o_proj.register_forward_pre_hook(lambda _, args, i=i: (args[0] * factors[i],))
+        for i, layer in enumerate(model.get_decoder().layers)
+        if i in method.acts_in(layers)
+    ]
+    with torch.no_grad():
+        wanted = model(**inputs).logits
+    for hook in hooks:
+        hook.remove()
+    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
+    assert all(counts == [3, 3] for counts in chosen.values())
+
+
+def test_tables_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    model, _ = miniature("llava")
+    with pytest.raises(lf.DataError, match="2 × 3 layers × heads, this model has 5 × 6"):
+        lf.fix(model, lf.VHR(table=table(np.ones((2, 3)))))
+    assert all("_lvlm_fix" not in module.__dict__ for module in model.modules())
+    with pytest.raises(lf.DataError, match="as a head table"):
+        lf.VHR(table=str(tmp_path / "absent.json"))
+    with pytest.raises(lf.SettingError, match="top counts heads of a table"):
+        lf.VHR(top=3)
+
+
+def test_a_table_on_disk_is_a_setting_like_any_other(tmp_path: Path) -> None:
+    path = tmp_path / "heads.json"
+    table(np.arange(30).reshape(5, 6)).save(path)
+    (method,) = lf.parse_methods("vhr", {"vhr.table": str(path), "vhr.top": "4"})
+    assert method.settings() == lf.VHR().settings() | {"table": str(path), "top": 4}
+    assert method == lf.VHR(table=str(path), top=4)
+    assert lf.VHR(table=HeadTable.load(path)).settings()["table"] == "vhd of hand-made, n = 1"
