@@ -51,7 +51,7 @@ def _implementation(module: nn.Module, name: str) -> Attend:
 def row_logits(
     query: Float[Tensor, "batch heads query dim"],
     key: Float[Tensor, "batch key_heads key dim"],
-    mask: Tensor | None,
+    mask: object,
     rows: Int[Tensor, " query"] | None,
     length: int,
     *,

@@ -138,7 +138,9 @@ def methods(as_json: AsJson = False) -> None:
     """List the methods, their papers and the places they edit."""
     from lvlm_fix.methods import METHODS
 
-    rows = [{"name": name, "paper": kind.paper, "edits": list(kind.edits())} for name, kind in METHODS.items()]
+    rows: list[dict[str, Any]] = [
+        {"name": name, "paper": kind.paper, "edits": list(kind.edits())} for name, kind in METHODS.items()
+    ]
     rows.insert(0, {"name": "none", "paper": "", "edits": []})
     if as_json:
         return emit({"methods": rows})

@@ -42,8 +42,17 @@ _TREEBANK = [
 ]  # fmt: skip
 _TAGS = [f"T{number}" for number in range(45)]
 _WEIGHTS: dict[str, dict[str, float]] = defaultdict(lambda: dict.fromkeys(_TAGS, 0.1))
-_SUFFIXES = [("s", ""), ("ses", "s"), ("ves", "f"), ("xes", "x"), ("zes", "z"), ("ches", "ch"), ("shes", "sh")]
-_SUFFIXES += [("men", "man"), ("ies", "y")]
+_SUFFIXES = [
+    ("s", ""),
+    ("ses", "s"),
+    ("ves", "f"),
+    ("xes", "x"),
+    ("zes", "z"),
+    ("ches", "ch"),
+    ("shes", "sh"),
+    ("men", "man"),
+    ("ies", "y"),
+]
 
 
 def plain_nodes(caption: str) -> list[str]:
