@@ -14,7 +14,7 @@ from transformers.utils import logging
 
 from lvlm_fix.errors import ImageError, InputError, ModelError, SettingError
 
-__all__ = ["DESCRIBE", "answer", "load", "open_image", "prepare", "revision_of"]
+__all__ = ["DESCRIBE", "answer", "answer_ids", "load", "open_image", "prepare", "revision_of"]
 
 DESCRIBE = "Please describe this image in detail."
 EMBEDDED = "tiny"
@@ -102,7 +102,6 @@ def prepare(
     return inputs.to(model.device, model.dtype)
 
 
-@torch.no_grad()
 def answer(
     model: PreTrainedModel,
     processor: ProcessorMixin,
@@ -116,11 +115,24 @@ def answer(
 
     `generate` goes to the stock `model.generate`. Raises `SettingError` and `InputError`.
     """
+    ids = answer_ids(model, processor, images, prompts, max_new_tokens=max_new_tokens, **generate)
+    return [text.strip() for text in processor.batch_decode(ids, skip_special_tokens=True)]
+
+
+@torch.no_grad()
+def answer_ids(
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
+    images: Sequence[Image.Image | None],
+    prompts: Sequence[str],
+    *,
+    max_new_tokens: int = 128,
+    **generate: Any,
+) -> list[list[int]]:
+    """What `answer` decodes: the ids of each new text, padding and end included."""
     if max_new_tokens < 1:
         raise SettingError(f"max-new-tokens must be >= 1, got {max_new_tokens}")
     inputs = prepare(model, processor, images, prompts)
     options = {"do_sample": False, "max_new_tokens": max_new_tokens} | generate
     serve: Any = model.generate
-    out = serve(**inputs, **options)
-    texts = processor.batch_decode(out[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-    return [text.strip() for text in texts]
+    return serve(**inputs, **options)[:, inputs["input_ids"].shape[1] :].tolist()

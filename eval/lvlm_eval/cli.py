@@ -12,6 +12,7 @@ from typing import Annotated, Any, get_args
 
 import typer
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table
 
 from lvlm_eval import chair, pope
@@ -20,9 +21,10 @@ from lvlm_eval.coco import Truth, choose, photos_in, read_ids, truth_of
 from lvlm_eval.compare import compare, load
 from lvlm_eval.records import Record, by_id, read, read_json, write
 from lvlm_eval.report import COUNTS, cell, render
-from lvlm_eval.run import Answer, Plan, Task, run
+from lvlm_eval.run import Answer, Plan, Task, commit_of, run
 from lvlm_fix.cli import settings_of
 from lvlm_fix.errors import DataError, SettingError
+from lvlm_fix.families import family_of
 from lvlm_fix.models import DESCRIBE
 
 __all__ = ["app"]
@@ -213,6 +215,74 @@ def report(
     page = render(load(run), _dialect(dialect), _rule(rule))
     out.write_text(page, encoding="utf-8")
     print(f"report -> {out}", file=sys.stderr)
+
+
+@app.command("grounding")
+def grounding_command(
+    data: Annotated[Path, typer.Option(help="COCO folder, or a folder of photos with an objects file")],
+    model: Annotated[str, typer.Option(help='a hub name, a folder, or "tiny"')] = "tiny",
+    revision: Annotated[str | None, typer.Option(help="commit of the model")] = None,
+    images: Annotated[Path | None, typer.Option(help="folder of photos; default: val2014, val2017 or images")] = None,
+    truth: Annotated[Path | None, typer.Option(help="objects file; default: the annotations of DATA")] = None,
+    split: Annotated[str | None, typer.Option(help="a list of DATA/splits.json")] = None,
+    limit: Annotated[int | None, typer.Option(help="draw so many photos by the seed")] = None,
+    batch_size: Annotated[int, typer.Option(help="captions at a time")] = 8,
+    max_new_tokens: Annotated[int, typer.Option(help="longest text")] = 128,
+    prompt: Annotated[str, typer.Option(help="what to ask for a caption")] = DESCRIBE,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """How well grounding tells invented object words of the model's captions from those in the picture."""
+    import lvlm_fix as lf
+    from lvlm_eval import grounding
+    from lvlm_fix.grounding import ground
+    from lvlm_fix.models import answer_ids, revision_of
+
+    folder = images or next((data / name for name in ("val2014", "val2017", "images") if (data / name).is_dir()), data)
+    photos, known = photos_in(folder), truth_of(data, truth)
+    wanted = read_ids(f"{data / 'splits.json'}:{split}") if split else set(known) & set(photos)
+    chosen = choose(wanted, limit, seed)
+    if unknown := [key for key in chosen if key not in known or key not in photos]:
+        raise DataError(f"{len(unknown)} photos or their objects are missing (first: {unknown[0]}); see --truth")
+    loaded, processor = lf.load(model, revision=revision)
+    heads = family_of(loaded).decoder.config.num_attention_heads
+    ks = [2**power for power in range(heads.bit_length()) if 2**power <= heads]
+    found: list[grounding.Mentions] = []
+    for start in track(range(0, len(chosen), batch_size), "captions", console=Console(stderr=True)):
+        batch = chosen[start : start + batch_size]
+        opened = [lf.open_image(photos[key]) for key in batch]
+        texts = answer_ids(loaded, processor, opened, [prompt] * len(batch), max_new_tokens=max_new_tokens)
+        for key, image, ids in zip(batch, opened, texts, strict=True):
+            if not processor.tokenizer.decode(ids, skip_special_tokens=True).strip():  # pyright: ignore[reportAttributeAccessIssue]: of every such processor
+                print(f"lvlm-fix: the caption of photo {key} is empty and is left out", file=sys.stderr)
+                continue
+            found.append(grounding.mentions_of(key, ground(loaded, processor, image, prompt, ids), known[key], ks))
+    result: dict[str, Any] = {
+        "model": model,
+        "model_revision": revision_of(loaded),
+        "prompt": prompt,
+        "max_new_tokens": max_new_tokens,
+        "seed": seed,
+        **grounding.score(found, seed),
+        "commit": commit_of(),
+        "command": " ".join(["lvlm-fix", *sys.argv[1:]]),
+    }
+    if as_json:
+        print(json.dumps(result))
+        return
+    shown = Table(
+        "signal",
+        "AUROC",
+        "average precision",
+        title=f"{result['invented']} of {result['object_words']} object words invented, {result['photos']} photos",
+    )
+    for name, figures in result["signals"].items():
+        cells = (
+            f"{figures[part]:.3f} [{figures[f'{part}_ci'][0]:.3f}, {figures[f'{part}_ci'][1]:.3f}]"
+            for part in ("auroc", "average_precision")
+        )
+        shown.add_row(name, *cells)
+    Console().print(shown)
 
 
 def _sentences(path: Path) -> list[Record]:

@@ -26,7 +26,7 @@ from rich.progress import Progress
 from lvlm_eval.records import Record, append, dumps, finished, read_json, write, write_json
 from lvlm_fix.errors import DataError, SettingError
 
-__all__ = ["Answer", "Answerer", "Plan", "Task", "run", "stem"]
+__all__ = ["Answer", "Answerer", "Plan", "Task", "commit_of", "run", "stem"]
 
 Task = Literal["chair", "pope"]
 Answer = Callable[[Sequence[Path], Sequence[str]], list[str]]
@@ -97,7 +97,7 @@ class Plan:
             "photos": {str(key): str(self.photos[key]) for key in self.image_ids()},
             "objects": {str(key): sorted(self.truth[key]) for key in self.image_ids() if key in self.truth},
             "command": " ".join(["lvlm-fix", *sys.argv[1:]]),
-            "commit": _commit(),
+            "commit": commit_of(),
             "versions": _versions(),
         }
 
@@ -218,7 +218,7 @@ def _versions() -> dict[str, str]:
     return out
 
 
-def _commit() -> str | None:
+def commit_of() -> str | None:
     """The commit of the checkout this file lies in; None for an installed package."""
     try:
         found = subprocess.run(

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from lvlm_fix.errors import DataError
 
-__all__ = ["DRAWS", "Array", "Difference", "Figures", "bootstrap", "holm", "paired", "ratio"]
+__all__ = ["DRAWS", "Array", "Difference", "Figures", "bootstrap", "holm", "interval", "paired", "ratio"]
 
 Array = npt.NDArray[np.float64]
 Figures = Callable[[Array], dict[str, Array]]
@@ -50,7 +50,7 @@ def bootstrap(
     """
     values = {name: float(value) for name, value in figures(_total(columns)).items()}
     drawn = _resampled(columns, figures, draws, seed)
-    return values, {name: _interval(drawn[name]) for name in values}
+    return values, {name: interval(drawn[name]) for name in values}
 
 
 def paired(method: Array, base: Array, figures: Figures, draws: int = DRAWS, seed: int = 0) -> dict[str, Difference]:
@@ -71,7 +71,7 @@ def paired(method: Array, base: Array, figures: Figures, draws: int = DRAWS, see
         drawn = ours[name] - theirs[name]
         drawn = drawn[~np.isnan(drawn)]
         tail = min(int(np.sum(drawn <= 0)), int(np.sum(drawn >= 0)))
-        low, high = _interval(drawn)
+        low, high = interval(drawn)
         out[name] = Difference(float(value), low, high, min(1.0, 2 * (tail + 1) / (len(drawn) + 1)))
     return out
 
@@ -104,7 +104,7 @@ def _resampled(columns: Array, figures: Figures, draws: int, seed: int) -> dict[
     return figures(np.concatenate(sums))
 
 
-def _interval(drawn: Sequence[float] | Array) -> tuple[float, float]:
+def interval(drawn: Sequence[float] | Array) -> tuple[float, float]:
     values = np.asarray(drawn, dtype=np.float64)
     values = values[~np.isnan(values)]
     if not len(values):
