@@ -6,6 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated, Any
@@ -63,10 +64,15 @@ def caption(
     set_: Annotated[list[str] | None, typer.Option("--set", help="method.setting=value, may be repeated")] = None,
     prompt: Annotated[str, typer.Option(help="what to ask")] = DESCRIBE,
     max_new_tokens: Annotated[int, typer.Option(help="longest text, tokens")] = 128,
+    grounding: Annotated[
+        bool, typer.Option("--grounding", help="mark the words that rest least on the picture")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Describe photos twice: with the unmodified model, and with methods acting."""
     import lvlm_fix as lf
+    from lvlm_fix.grounding import ground
+    from lvlm_fix.models import answer_ids
 
     methods = lf.parse_methods(method, settings_of(set_ or []))
     if max_new_tokens < 1:
@@ -88,13 +94,18 @@ def caption(
         outputs = []
         for name, acting in (("none", ()), (method, methods)):
             start = time.perf_counter()
+            ask = partial(answer_ids, loaded, processor, [image], [prompt], max_new_tokens=max_new_tokens)
             if not acting:
-                text, acted = lf.answer(loaded, processor, [image], [prompt], max_new_tokens=max_new_tokens)[0], None
+                (ids,), acted = ask(), None
             else:
                 with lf.fix(loaded, acting) as handle:
-                    text = lf.answer(loaded, processor, [image], [prompt], max_new_tokens=max_new_tokens)[0]
+                    (ids,) = ask()
                     acted = {report.method: report.as_dict() for report in handle.report()}
-            output: dict[str, Any] = {"method": name, "text": text, "seconds": round(time.perf_counter() - start, 3)}
+            seconds = round(time.perf_counter() - start, 3)
+            (text,) = processor.batch_decode([ids], skip_special_tokens=True)
+            output: dict[str, Any] = {"method": name, "text": text.strip(), "seconds": seconds}
+            if grounding and output["text"]:
+                output["grounding"] = ground(loaded, processor, image, prompt, ids).as_dict()
             outputs.append(output if acted is None else output | {"acted": acted})
         items.append({"image": str(path), "outputs": outputs})
         if not as_json:
@@ -108,17 +119,26 @@ def caption(
 
 
 def show_pair(path: Path, outputs: list[dict[str, Any]]) -> None:
-    """The two texts side by side; words of one that the other lacks are underlined."""
+    """The two texts side by side; words of one that the other lacks are underlined, weakly grounded ones get a "?"."""
     table = Table(title=str(path), expand=True)
     for output in outputs:
         table.add_column(f"{output['method']}  ({output['seconds']:.2f} s)", ratio=1)
-    before, after = (output["text"] for output in outputs)
+    before, after = (questioned(output) for output in outputs)
     table.add_row(marked(before, after), marked(after, before))
     out.print(table)
     for name, acted in outputs[1].get("acted", {}).items():
         counts = ", ".join(f"{layer}: {n[0]}" for layer, n in acted["heads"].items())
         did = f"heads by layer {{{counts}}}" if counts else f"{acted['rows_edited']} rows edited"
         out.print(f"{name}: {acted['note'] or did}", style="dim", markup=False)
+
+
+def questioned(output: dict[str, Any]) -> str:
+    """The text of an output; its weakly grounded words carry a question mark where grounding was measured."""
+    text = output["text"]
+    for word in reversed(output.get("grounding", {}).get("words", [])):
+        if word["weak"]:
+            text = f"{text[: word['end']]}(?){text[word['end'] :]}"
+    return text
 
 
 def marked(text: str, other: str) -> Text:

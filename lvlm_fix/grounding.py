@@ -30,10 +30,10 @@ from lvlm_fix.families import family_of
 from lvlm_fix.heads.vhd import vision_aware_divergence
 from lvlm_fix.models import prepare
 
-__all__ = ["SIGNALS", "Grounding", "Word", "ground", "measure", "t_vhd", "words_of"]
+__all__ = ["SIGNALS", "Grounding", "Word", "ground", "measure", "t_vhd", "weak", "words_of"]
 
 SIGNALS = ("t_vhd", "log_probability", "image_gain")
-DEFAULT_K = 4  # ours, see docs/log.md 2026-11-24
+SIGNAL, K = "log_probability", 1  # ours: what told invented object words best, docs/log.md 2026-11-24
 
 
 @dataclass(frozen=True)
@@ -58,11 +58,11 @@ class Grounding:
     looks: Float[Tensor, "tokens layers heads image"] | None = None  # attention on the image tokens, fraction 0–1
     grid: tuple[int, int] | None = None  # rows and columns of patches that the first rows × columns image tokens form
 
-    def t_vhd(self, k: int = DEFAULT_K) -> Float[Tensor, " tokens"]:
+    def t_vhd(self, k: int = K) -> Float[Tensor, " tokens"]:
         """T-VHD of every token: over the layers, the sum of the k largest VHD."""
         return t_vhd(self.vhd, k)
 
-    def scores(self, signal: str = "t_vhd", k: int = DEFAULT_K) -> list[float]:
+    def scores(self, signal: str = SIGNAL, k: int = K) -> list[float]:
         """One number a word, larger where the word rests more on the picture; `signal` is one of `SIGNALS`."""
         if signal not in SIGNALS:
             raise SettingError(f"signal must be one of {', '.join(SIGNALS)}, got {signal!r}")
@@ -86,15 +86,17 @@ class Grounding:
         part = self.looks[slice(*self.words[word].tokens)][:, layers, numbers, : rows * columns]
         return part.float().mean((0, 1)).reshape(rows, columns)
 
-    def as_dict(self, k: int = DEFAULT_K) -> dict[str, Any]:
-        """Ready for JSON: every word with its span and its signals."""
+    def as_dict(self, k: int = K) -> dict[str, Any]:
+        """Ready for JSON: every word with its span, its signals, and whether it is weak by the default one."""
         columns = {signal: self.scores(signal, k) for signal in SIGNALS}
+        lowest = weak(columns[SIGNAL])
         words = [
             {"word": word.text, "start": word.start, "end": word.end}
             | {signal: round(values[i], 5) for signal, values in columns.items()}
+            | {"weak": lowest[i]}
             for i, word in enumerate(self.words)
         ]
-        return {"k": k, "words": words}
+        return {"signal": SIGNAL, "k": k, "words": words}
 
 
 # formulas -------------------------------------------------------------------------------------------------------

@@ -48,6 +48,21 @@ def test_caption_shows_two_texts(lvlm: Any, photos: list[Path]) -> None:
     assert "none" in out and "vhr" in out and "heads by layer" in out
 
 
+def test_grounding_gives_every_word_its_scores_and_marks_weak_ones(lvlm: Any, photos: list[Path]) -> None:
+    words = ("caption", photos[0], "--method", "vhr", "--grounding", "--max-new-tokens", 12)
+    _, out, _ = lvlm(*words, "--json")
+    outputs = json.loads(out)["items"][0]["outputs"]
+    for output in outputs:
+        found = output["grounding"]
+        assert [word["word"] for word in found["words"]] == [word.strip(".,") for word in output["text"].split()]
+        assert all(output["text"][word["start"] : word["end"]] == word["word"] for word in found["words"])
+        assert {"t_vhd", "log_probability", "image_gain"} <= set(found["words"][0])
+        assert any(word["weak"] for word in found["words"]) and not all(word["weak"] for word in found["words"])
+    code, out, _ = lvlm(*words)
+    assert code == 0
+    assert out.count("(?)") == sum(word["weak"] for output in outputs for word in output["grounding"]["words"])
+
+
 def test_a_neutral_method_gives_the_same_text(lvlm: Any, photos: list[Path]) -> None:
     _, out, _ = lvlm(
         "caption", photos[0], "--json", "--set", "vhr.strength=1", "--set", "var.share=0", "--max-new-tokens", 24

@@ -66,7 +66,8 @@ def average_precision(positive: Array, values: Array, weights: Array) -> float:
 def _by_value(positive: Array, values: Array, weights: Array) -> tuple[Array, Array]:
     """Weight of positives and of negatives at each different value, lowest first."""
     _, place = np.unique(values, return_inverse=True)
-    return np.bincount(place, weights * positive), np.bincount(place, weights * (1 - positive))
+    up, down = (np.bincount(place, weights * kind) for kind in (positive, 1 - positive))
+    return up.astype(np.float64), down.astype(np.float64)
 
 
 def score(captions: Sequence[Mentions], seed: int = 0, draws: int = DRAWS) -> dict[str, object]:
