@@ -24,14 +24,15 @@ _CLOSING = frozenset("])}>\"'»”’")
 _BE = frozenset(["is", "are", "was", "were", "be", "been", "being"])
 _ARTICLES = frozenset(["a", "an", "the"])
 _DETERMINERS = _ARTICLES | frozenset(["his", "her", "its", "their", "my", "your", "our"])
-_PREPOSITIONS = frozenset(
-    ["for", "of", "from", "in", "with", "like", "as", "at", "about", "during", "or", "than", "by"]
+_PREPOSITIONS = frozenset(  # and "some": what stands behind is a noun
+    ["some", "for", "of", "from", "in", "with", "like", "as", "at", "about", "during", "or", "than", "by"]
 )
 _COLOURS = frozenset(
     ["black", "white", "red", "blue", "green", "yellow", "orange", "brown", "grey", "gray", "pink", "purple"]
 )
 _NOUNS_IN_ING = frozenset(["bedding", "training", "shipping", "boating", "batting", "bowling", "grooming", "booking"])
-_IRREGULAR_VERBS = {"born": "bear", "borne": "bear", "bore": "bear", "sank": "sink", "sunk": "sink"}
+_IRREGULAR_VERBS = {"born": "bear", "borne": "bear", "sank": "sink", "sunk": "sink", "lit": "light"}
+_NUMBERS = frozenset(["two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"])
 
 
 class Mention(NamedTuple):
@@ -109,6 +110,7 @@ def _lemmas(dialect: Dialect) -> dict[str, str]:
     for word in words:
         if dialect == "strict" or word not in ABSENT:
             table.setdefault(_plural(word), word)
+            table.setdefault(word + "s", word)  # "puppys": the suffix rule asks no spelling
     table |= {form: lemma for form, lemma in IRREGULAR.items() if lemma in words}
     if dialect == "strict":
         return table | {"men": "man"}
@@ -135,7 +137,8 @@ def _verb_forms(word: str) -> tuple[str, str]:
     return past, (word[:-1] if word.endswith("e") else word) + "ing"
 
 
-_DOUBTFUL = frozenset(_verb_forms(word)[1] for word in VERBS) | {"kites", "stove", "umbrellas"}
+_PAST = frozenset(_verb_forms(word)[0] for word in VERBS)
+_DOUBTFUL = _PAST.union(*(_verb_forms(word)[1:] for word in VERBS), {"kites", "potted", "stove", "umbrellas"})
 
 
 def _lemma_in_context(tokens: list[str], i: int, lemma: str) -> str:
@@ -149,6 +152,10 @@ def _lemma_in_context(tokens: list[str], i: int, lemma: str) -> str:
             return "" if (before == "holding" and later == "there") or after == "visible" else lemma
         case "kites":
             return "" if before == "kite" else lemma
+        case "potted":  # behind an adverb and a number it is tagged as the past tense of "pot"
+            return "" if before in _NUMBERS and i > 1 and tokens[i - 2] == "also" else lemma
+        case form if form in _PAST:  # "a seated giraffe": an adjective
+            return "" if before in _ARTICLES else lemma
         case form:
             return lemma if _verbal(form, before, after, later) else ""
 
