@@ -6,7 +6,21 @@ from lvlm_fix.families import Family, family_of
 from lvlm_fix.heads.score import score_heads
 from lvlm_fix.heads.table import HeadTable
 from lvlm_fix.method import Method, Seen, setting
-from lvlm_fix.methods import HGAI, METHODS, PAI, SPIN, VAF, VAR, VHR, RandomHeads, parse_methods
+from lvlm_fix.methods import (
+    HGAI,
+    ICD,
+    M3ID,
+    METHODS,
+    PAI,
+    SPIN,
+    VAF,
+    VAR,
+    VCD,
+    VHR,
+    DoLa,
+    RandomHeads,
+    parse_methods,
+)
 from lvlm_fix.models import answer, load, open_image
 from lvlm_fix.report import Report
 
@@ -14,13 +28,16 @@ __version__ = "0.1.0"
 
 __all__ = [
     "DataError",
+    "DoLa",
     "Family",
     "Fix",
     "HGAI",
     "HeadTable",
+    "ICD",
     "ImageError",
     "InputError",
     "LvlmFixError",
+    "M3ID",
     "METHODS",
     "Method",
     "ModelError",
@@ -33,6 +50,7 @@ __all__ = [
     "UnknownNameError",
     "VAF",
     "VAR",
+    "VCD",
     "VHR",
     "answer",
     "family_of",

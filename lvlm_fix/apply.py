@@ -1,8 +1,8 @@
 """`fix`: attach methods to a model, detach them, restore everything.
 
-Only this file touches a model. It needs three handles on it: a registered attention function, a pre-hook on the
-model's forward (which tokens are image tokens, is this a new prompt) and, for methods that need sinks, pre-hooks on
-the decoder layers.
+It needs these handles on a model: a registered attention function; a pre-hook on its forward (which tokens are image
+tokens, is this a new prompt) and a hook (the next token's logits); for methods that need sinks or early layers, hooks
+on the decoder layers; and `reorder_cache` of the prompt's cache, to follow the beams.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from lvlm_fix.errors import InputError, ModelError, SettingError
 from lvlm_fix.families import Family, family_of
 from lvlm_fix.method import Method, Seen
 from lvlm_fix.methods import resolve
+from lvlm_fix.next_token import NextToken
 from lvlm_fix.prompt import ROOM, Prompt
 from lvlm_fix.report import Report, report_of
 from lvlm_fix.sinks import discover_channels, is_sink, published_channels
@@ -35,7 +36,7 @@ def fix(model: PreTrainedModel, method: str | Method | Sequence[str | Method]) -
     Args:
         model: any Hugging Face image-text-to-text model whose decoder uses the attention interface.
         method: a name ("vhr"), names in order ("var+vhr"), a method, or a list of them. At each place they act in
-            the order given; places follow the data: attention, then head outputs.
+            the order given; places follow the data: attention, head outputs, then the next token's logits.
 
     Raises:
         UnknownNameError: no method of that name. ModelError: the model misses what a method needs.
@@ -84,19 +85,20 @@ class Fix:
                 name = method.method_name()
                 raise SettingError(f"{name}: there is no layer {beyond[0]}; this model has {self._depth}, from 0")
         self._at = tuple(
-            Acting.of(tuple((i, m) for i, m in enumerate(methods) if layer in set(m.acts_in(self._depth))))
+            Acting.of(tuple((i, m) for i, m in enumerate(methods) if layer in _layers_of(m, self._depth)))
             for layer in range(self._depth)
         )
         heads = self.family.decoder.config.num_attention_heads
         self._given = {i: given for i, m in enumerate(methods) if (given := m.given_heads(self._depth, heads))}
+        self._next_token = NextToken(methods, model, self.family)
         self._needs = frozenset[str]().union(*(m.needs for m in methods))
         self._prompt: Prompt | None = None
         self._recording: tuple[dict[int, Tensor], Tensor] | None = None
-        self._cache: object = None
+        self._cache: Any = None
         self._channels: dict[float, Tensor] = {}
         self._pass: dict[tuple[int, torch.device], tuple[Tensor, Tensor, Tensor]] = {}  # masks by keys and device
         self._changed: list[tuple[int, Tensor | int]] = []  # of this pass: method, rows it changed
-        self._prefill = False
+        self._prefill = self._begins = False  # a pass over several tokens; over the first of a prompt
         self._ids = torch.empty(0)
         self._hooks: list[RemovableHandle] = []
         self._attach()
@@ -112,7 +114,8 @@ class Fix:
             for module in self.family.attentions:
                 module.__dict__[SITE] = self
             self._hooks.append(self.model.register_forward_pre_hook(self._begin, with_kwargs=True))
-            self._hooks.append(self.model.register_forward_hook(self._end))
+            self._hooks.append(self.model.register_forward_hook(self._end, with_kwargs=True))
+            self._next_token.attach()
             if self._rules("channels"):
                 for number, layer in enumerate(self.family.layers):
                     if any("sinks" in m.needs for _, m in self._at[number].every):
@@ -131,11 +134,12 @@ class Fix:
         for hook in self._hooks:
             hook.remove()
         self._hooks.clear()
+        self._next_token.remove()
         for module in self.family.attentions:
             module.__dict__.pop(SITE, None)
         if self.family.decoder.config._attn_implementation != self._wrapped:
             self.model.set_attn_implementation({self.family.config_key: self._wrapped})
-        self._cache = None
+        self._follow(None)
 
     def __enter__(self) -> Fix:
         return self
@@ -173,7 +177,7 @@ class Fix:
         known = cache is not None and cache is self._cache
         self._pass, self._changed = {}, []
         if known and self._prompt is not None and ids.shape[1] == 1:  # no look into the cache: no wait for the device
-            self._prefill = False
+            self._prefill = self._begins = False
             self._prompt.step()
             return
         past = 0 if cache is None else int(cache.get_seq_length())
@@ -182,12 +186,15 @@ class Fix:
         earlier = self._prompt if known and past > 0 else None
         image = torch.isin(ids, torch.tensor(self.family.image_tokens, device=ids.device))
         if earlier is not None:
+            if past < earlier.length and self._next_token:
+                raise InputError("the cache was cut (assisted generation does so); a second branch cannot follow")
             earlier.length = past
         static = cache is not None and cache.is_compileable
         valid = _valid(kwargs.get("attention_mask"), ids)
         self._prompt = Prompt.read(image, valid, earlier, static=static, methods=len(self.methods))
-        self._prefill, self._cache = True, cache
-        if not bool(self._prompt.with_image.any()):
+        self._prefill, self._begins = True, earlier is None
+        self._follow(cache)
+        if not self._prompt.any_with_image:
             return
         self._ids = ids
         for number, (scores, chosen) in self._given.items():
@@ -201,11 +208,22 @@ class Fix:
         if "no_image" in self._needs and earlier is None:
             self._prompt.no_image = self._without_image(ids, image)
 
-    def _end(self, _: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        """Count what this pass changed. After a prefill, make room for the text and remember a cache it has made."""
+    @torch.no_grad()
+    def _end(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        """Edit the next token's logits and count what this pass changed.
+
+        After a prefill, make room for the text and remember a cache that it has made.
+        """
         prompt = self._prompt
         if prompt is None:
             return
+        if self._next_token and prompt.any_with_image:
+            self._prompt = None  # a second branch is not to be edited
+            try:
+                kind = "prompt" if self._begins else "turn" if self._prefill else "token"
+                self._changed += self._next_token.edit(output, args, kwargs, prompt, kind)
+            finally:
+                self._prompt = prompt
         for number, edited in prompt.edited.items():
             found = [changed for i, changed in self._changed if i == number]
             rows = sum(changed for changed in found if isinstance(changed, int))
@@ -216,7 +234,24 @@ class Fix:
             widest = max((keys for keys, _ in self._pass), default=0)
             prompt.widen(max(widest, prompt.length) if prompt.static else prompt.length + ROOM)
             if self._cache is None:
-                self._cache = getattr(output, "past_key_values", None)
+                self._follow(getattr(output, "past_key_values", None))
+
+    def _follow(self, cache: Any) -> None:
+        """Let go of the prompt's cache for another; state that grows with the text follows its beams."""
+        if self._cache is not None:
+            self._cache.__dict__.pop("reorder_cache", None)
+        self._cache = cache
+        if cache is None:
+            return
+        plain = cache.reorder_cache
+
+        def reorder(index: Tensor) -> None:
+            plain(index)
+            if self._prompt is not None:
+                self._prompt.reorder(index)
+            self._next_token.reorder(index)
+
+        cache.reorder_cache = reorder
 
     def _without_image(self, ids: Tensor, image: Tensor) -> dict[int, Tensor]:
         """Head outputs at the last position of the prompt with its image tokens deleted: layer -> batch heads dim."""
@@ -398,6 +433,11 @@ class Fix:
             if scores is not None:
                 heads = method.choose_heads(scores, seen) & prompt.with_image[:, None].to(scores.device)
                 prompt.scores[number, seen.layer], prompt.heads[number, seen.layer] = scores, heads
+
+
+def _layers_of(method: Method, layers: int) -> frozenset[int]:
+    """The layers in which a method acts; none where it edits the next token's logits alone."""
+    return frozenset(() if method.edits() == ("next_token_logits",) else method.acts_in(layers))
 
 
 def _softmax(logits: Tensor, prefill: bool) -> Tensor:

@@ -17,10 +17,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lvlm_fix.errors import SettingError
+from lvlm_fix.views import View
 
 __all__ = ["PLACES", "Method", "Seen", "setting"]
 
-PLACES = ("attention_logits", "attention_weights", "head_outputs")
+PLACES = ("attention_logits", "attention_weights", "head_outputs", "next_token_logits")
 Need = Literal["no_image", "sinks", "weights", "answer"]
 
 
@@ -47,6 +48,10 @@ class Seen:
     no_image: Float[Tensor, "batch heads dim"] | None = None  # the same with the image removed (need "no_image")
     scores: Float[Tensor, "batch heads"] | None = None  # the method's own head scores of this prompt
     heads: Bool[Tensor, "batch heads"] | None = None  # the heads it chose
+    # at the next token's logits only:
+    step: int = 0  # tokens generated so far; 0 at the end of the prompt
+    other: Float[Tensor, "batch vocabulary"] | None = None  # logits of the second branch (`second_view`)
+    early: Float[Tensor, "batch layers vocabulary"] | None = None  # logits of early layers (`early_layers`)
 
 
 def setting(
@@ -86,7 +91,7 @@ class Method:
     @classmethod
     def method_name(cls) -> str:
         """The name on the command line and in results: the acronym in lower case; RandomHeads is random-heads."""
-        return re.sub("(?<=[a-z])(?=[A-Z])", "-", cls.__name__).lower()
+        return re.sub("(?<=[a-z]{3})(?=[A-Z])", "-", cls.__name__).lower()
 
     @classmethod
     def edits(cls) -> tuple[str, ...]:
@@ -106,6 +111,17 @@ class Method:
     def sink_rule(self) -> tuple[str, float]:
         """How sinks are found, for a method that needs them: `("channels", τ)` or `("received", α)`."""
         return "channels", 20.0
+
+    def second_view(self) -> View | None:
+        """What a second branch is to see (`NoImage`, `NoisedImage`, `DisturbedPrompt`); None for no branch.
+
+        The branch is the unmodified model: edits of attention and head outputs act in the main pass alone.
+        """
+        return None
+
+    def early_layers(self, layers: int) -> Collection[int]:
+        """The layers (of `layers`) whose entering hidden states are to be read as logits, for `Seen.early`."""
+        return ()
 
     def score_heads(self, seen: Seen) -> Float[Tensor, "batch heads"] | None:
         """One score per head, asked once per prompt and layer; None for a method that chooses no heads."""
@@ -139,6 +155,12 @@ class Method:
         """Edit every head's output before the output projection, all rows of the pass."""
         return outputs
 
+    def next_token_logits(
+        self, logits: Float[Tensor, "batch vocabulary"], seen: Seen
+    ) -> Float[Tensor, "batch vocabulary"]:
+        """Edit the logits of the next token, at the last position of the model's output."""
+        return logits
+
 
 def _check(field: dataclasses.Field[Any], value: Any) -> None:
     """Raise `SettingError` unless `value` has the kind of the default and lies in the declared range."""
@@ -152,6 +174,10 @@ def _check(field: dataclasses.Field[Any], value: Any) -> None:
     if isinstance(field.default, bool):
         if not isinstance(value, bool):
             raise SettingError(f"{name} must be true or false, got {value!r}")
+        return
+    if isinstance(field.default, str):
+        if not (isinstance(value, str) and value.strip()):
+            raise SettingError(f"{name} must be words, got {value!r}")
         return
     if value is None and field.default is None:
         return

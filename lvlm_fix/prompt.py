@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
+from torch.nn.functional import pad
 
 __all__ = ["Prompt", "Rows"]
 
@@ -31,11 +32,13 @@ class Prompt:
     before_image: Bool[Tensor, "batch columns"]
     valid: Bool[Tensor, "batch columns"]  # not padding
     length: int  # columns in use; of a static cache, those of the prompt
+    end: int  # columns of the prompt itself
     position: Int[Tensor, " 1"]  # the last column in use, where a decoding step (compiled or not) can read and write it
     static: bool  # the cache has its final width from the start
     text: Rows  # text rows behind the first image token
     last: Int[Tensor, " batch"]  # each sample's last prompt row of this pass
     with_image: Bool[Tensor, " batch"]
+    any_with_image: bool
     all_with_image: bool
     any_image: bool  # whether any sample has an image and text behind it
     sinks: dict[int, Bool[Tensor, "batch columns"]] = field(default_factory=dict)  # by layer
@@ -57,8 +60,9 @@ class Prompt:
         """The prompt of a prefill, or of a further turn behind an `earlier` one; `methods`: how many to count for."""
         start = 0 if earlier is None else earlier.length
         if earlier is not None:
-            image = torch.cat((earlier.image[:, :start], image), dim=1)
-            valid = torch.cat((earlier.valid[:, :start], valid), dim=1)
+            grown = start - earlier.end  # the text generated in between
+            image = torch.cat((pad(earlier.image[:, : earlier.end], (0, grown)), image), dim=1)
+            valid = torch.cat((pad(earlier.valid[:, : earlier.end], (0, grown), value=True), valid), dim=1)
         behind = image.cumsum(-1) > 0
         editable = (valid & behind & ~image)[:, start:]
         index = editable.any(0).nonzero().flatten()
@@ -71,11 +75,13 @@ class Prompt:
             before_image=valid & ~behind,
             valid=valid,
             length=image.shape[1],
+            end=image.shape[1],
             position=torch.tensor([image.shape[1] - 1], device=image.device),
             static=static,
             text=Rows(index, editable[:, index], index == last[:, None], at),
             last=last,
             with_image=with_image,
+            any_with_image=bool(with_image.any()),
             all_with_image=bool(with_image.all()),
             any_image=len(index) > 0,
         )
@@ -93,6 +99,10 @@ class Prompt:
         self.image, self.before_image = _wide(self.image, columns), _wide(self.before_image, columns)
         self.valid = _wide(self.valid, columns)
         self.sinks = {layer: _wide(found, columns) for layer, found in self.sinks.items()}
+
+    def reorder(self, index: Int[Tensor, " batch"]) -> None:
+        """Follow the beams: of one sample they share the prompt, and differ in what grows with the text."""
+        self.sinks = {layer: found.index_select(0, index.to(found.device)) for layer, found in self.sinks.items()}
 
     def step(self) -> None:
         """One more column is in use: a token was generated."""
@@ -114,4 +124,4 @@ class Prompt:
 
 
 def _wide(mask: Bool[Tensor, "batch columns"], columns: int) -> Bool[Tensor, "batch wide"]:
-    return torch.nn.functional.pad(mask, (0, columns - mask.shape[1])) if mask.shape[1] != columns else mask
+    return pad(mask, (0, columns - mask.shape[1])) if mask.shape[1] != columns else mask

@@ -19,7 +19,7 @@ class Report:
     settings: dict[str, Any]
     heads: dict[int, list[int]]  # by layer: how many heads were chosen, per sample
     sinks: dict[int, list[int]]  # by layer: how many sinks were found, per sample
-    rows_edited: int  # rows that changed: × heads for attention, × layers for head outputs
+    rows_edited: int  # rows that changed: × heads for attention, × layers for head outputs; tokens
     note: str  # empty where the method acted
 
     def as_dict(self) -> dict[str, Any]:

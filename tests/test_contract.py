@@ -56,7 +56,7 @@ def test_neutral_is_bit_equal_and_acting_is_not(case: str, family: str) -> None:
         with lf.fix(model, acting) as handle:
             changed = model(**inputs).logits
             assert all(report.rows_edited and not report.note for report in handle.report())
-        assert changed.isfinite().all()
+        assert not changed.isnan().any()  # implausible tokens get −inf
         assert not torch.equal(changed, logits)
         assert torch.equal(model(**inputs).logits, logits)
 
@@ -156,7 +156,7 @@ def test_bfloat16_has_no_nan(case: str) -> None:
     model, inputs = miniature("llava")
     inputs["pixel_values"] = inputs["pixel_values"].bfloat16()
     with torch.no_grad(), lf.fix(model.bfloat16(), CASES[case][1]):
-        assert model(**inputs).logits.isfinite().all()
+        assert not model(**inputs).logits.isnan().any()
 
 
 @pytest.mark.parametrize("wrapped", ["eager", "sdpa"])
@@ -226,7 +226,7 @@ def test_a_second_turn_goes_on_from_the_cache(case: str) -> None:
         before = sum(report.rows_edited for report in handle.report())
         heads = dict(handle._prompt.heads)
         second = model(input_ids=more, past_key_values=first.past_key_values)
-        assert second.logits.isfinite().all()
+        assert not second.logits.isnan().any()
         assert sum(report.rows_edited for report in handle.report()) > before
         assert all(heads[key] is chosen for key, chosen in handle._prompt.heads.items())  # fixed for the sample
 

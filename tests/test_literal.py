@@ -78,7 +78,7 @@ def spin(rows: torch.Tensor, weights: torch.Tensor, image: list[int], before: li
 @pytest.mark.parametrize(
     ("method", "edit", "layers", "last", "on_weights"),
     [
-        (lf.PAI(), pai, range(2, 5), True, False),
+        (lf.PAI(contrast=1.0), pai, range(2, 5), True, False),
         (lf.HGAI(), hgai, range(1, 3), True, False),  # 5/32 and 18/32 of 5 layers
         (lf.VAF(), vaf, range(1, 2), False, False),  # 9/32 and 15/32 of 5 layers
         (lf.SPIN(), spin, range(5), True, True),

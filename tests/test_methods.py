@@ -137,7 +137,7 @@ def test_methods_are_parsed_in_order_with_their_settings() -> None:
         lf.VHR(strength=1.5, layers=(1, 2)),
     )
     assert lf.parse_methods("none") == ()
-    with pytest.raises(lf.UnknownNameError, match="there are: none, hgai, pai, random-heads, spin, vaf, var, vhr"):
+    with pytest.raises(lf.UnknownNameError, match=r"there are: none, .*, vaf, var, vcd, vhr"):
         lf.parse_methods("nonsense")
     with pytest.raises(lf.SettingError, match="vhr has no setting 'loud'"):
         lf.parse_methods("vhr", {"vhr.loud": "1"})

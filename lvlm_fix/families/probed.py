@@ -17,19 +17,23 @@ from lvlm_fix.apply import fix
 from lvlm_fix.errors import LvlmFixError
 from lvlm_fix.families.miniature import MINIATURES, miniature
 from lvlm_fix.method import Method
-from lvlm_fix.methods import HGAI, PAI, SPIN, VAF, VAR, VHR, RandomHeads
+from lvlm_fix.methods import HGAI, ICD, M3ID, PAI, SPIN, VAF, VAR, VCD, VHR, DoLa, RandomHeads
 
 __all__ = ["PROBES", "probe", "read_probed"]
 
 FILE = "probed.json"
 # by method: settings that must change nothing, and settings loose enough to act on random weights; for the tests too
 PROBES: dict[str, tuple[Method, Method]] = {
+    "dola": (DoLa(strength=0.0, share=0.0), DoLa()),
     "hgai": (HGAI(strength=0.0), HGAI()),
-    "pai": (PAI(strength=0.0), PAI()),
+    "icd": (ICD(strength=0.0, share=0.0), ICD(tokens=(5, 6, 7))),
+    "m3id": (M3ID(decay=0.0), M3ID(decay=0.2)),
+    "pai": (PAI(strength=0.0, contrast=1.0), PAI()),
     "random-heads": (RandomHeads(strength=1.0), RandomHeads()),
     "spin": (SPIN(damping=1.0), SPIN()),
     "vaf": (VAF(image=1.0, system=1.0), VAF()),
     "var": (VAR(share=0.0, threshold=1.4), VAR(threshold=1.4, ratio=0.1, image_share=0.05)),
+    "vcd": (VCD(strength=0.0, share=0.0), VCD()),
     "vhr": (VHR(strength=1.0), VHR()),
 }
 

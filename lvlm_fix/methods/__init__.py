@@ -8,17 +8,24 @@ from typing import Any
 
 from lvlm_fix.errors import SettingError, UnknownNameError
 from lvlm_fix.method import Method
+from lvlm_fix.methods.dola import DoLa
 from lvlm_fix.methods.hgai import HGAI
+from lvlm_fix.methods.icd import ICD
+from lvlm_fix.methods.m3id import M3ID
 from lvlm_fix.methods.pai import PAI
 from lvlm_fix.methods.random_heads import RandomHeads
 from lvlm_fix.methods.spin import SPIN
 from lvlm_fix.methods.vaf import VAF
 from lvlm_fix.methods.var import VAR
+from lvlm_fix.methods.vcd import VCD
 from lvlm_fix.methods.vhr import VHR
 
-__all__ = ["HGAI", "METHODS", "PAI", "SPIN", "VAF", "VAR", "VHR", "RandomHeads", "parse_methods", "resolve"]
+__all__ = ["HGAI", "ICD", "M3ID", "METHODS", "PAI", "SPIN", "VAF", "VAR", "VCD", "VHR", "DoLa", "RandomHeads",
+           "parse_methods", "resolve"]  # fmt: skip
 
-METHODS: dict[str, type[Method]] = {kind.method_name(): kind for kind in (HGAI, PAI, RandomHeads, SPIN, VAF, VAR, VHR)}
+METHODS: dict[str, type[Method]] = {
+    kind.method_name(): kind for kind in (DoLa, HGAI, ICD, M3ID, PAI, RandomHeads, SPIN, VAF, VAR, VCD, VHR)
+}
 
 
 def parse_methods(names: str, settings: Mapping[str, str] | None = None) -> tuple[Method, ...]:

@@ -1,8 +1,8 @@
-"""PAI, attention part: raise the last row's logits of image keys by a share of their size.
+"""PAI: raise the last row's logits of image keys by a share of their size; refine the next token by what has no image.
 
 Paper    Liu et al., "Paying More Attention to Image", ECCV 2024, arXiv 2407.21771.
-Edits    attention_logits of the last row, from layer 2.
-Departs  The refinement of the next token's logits is not part of this edit.
+Edits    attention_logits of the last row, from layer 2; next_token_logits.
+Needs    A second branch without the image, for the refinement.
 """
 
 from __future__ import annotations
@@ -14,16 +14,21 @@ from typing import ClassVar, Literal
 from jaxtyping import Float
 from torch import Tensor, where
 
+from lvlm_fix.contrast import refined
 from lvlm_fix.method import Method, Seen, setting
+from lvlm_fix.views import NoImage, View
 
 __all__ = ["PAI"]
 
 
 @dataclass(frozen=True)
 class PAI(Method):
-    """`a_j ← a_j + α·|a_j|` for image keys j, in every head of layers 2 and up."""
+    """`a_j ← a_j + α·|a_j|` for image keys j, in every head of layers 2 and up; then `γ·(s − u) + u` of log-softmax
+    s with and u without image, over the tokens with `s ≥ log share + max s`."""
 
     strength: float = setting(0.5, "share α of a logit's size that is added; 0: nothing", "paper: 0.2 to 0.5", low=0)
+    contrast: float = setting(1.1, "refinement γ, unitless; 1: the next token is not refined", "paper", low=0)
+    share: float = setting(0.1, "least share of the likeliest token's probability, 0 to 1", "paper", low=0, high=1)
     first_layer: int = setting(2, "first layer that is edited", "authors' code", low=0)
 
     reach: ClassVar[Literal["text", "last"]] = "last"
@@ -36,3 +41,13 @@ class PAI(Method):
         self, logits: Float[Tensor, "batch heads query key"], seen: Seen
     ) -> Float[Tensor, "batch heads query key"]:
         return where(seen.image[:, None, None], logits + self.strength * logits.abs(), logits)
+
+    def second_view(self) -> View | None:
+        return None if self.contrast == 1 else NoImage()
+
+    def next_token_logits(
+        self, logits: Float[Tensor, "batch vocabulary"], seen: Seen
+    ) -> Float[Tensor, "batch vocabulary"]:
+        if seen.other is None:
+            return logits
+        return refined(logits.float(), seen.other.float(), self.contrast, self.share)
