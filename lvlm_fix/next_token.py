@@ -200,8 +200,9 @@ class NextToken:
         row = plain = logits[at]
         # first, as branches pass the early layers too
         early = {i: read.read(plain, inputs.valid, check=inputs.first) for i, read in self._early.items()}
+        encoded = self._encoded  # the branches encode images too
         others = {view: branch.advance(inputs).to(plain.device) for view, branch in self._branches.items()}
-        self._encoded = None  # served; nothing large is kept
+        self._encoded = encoded
         active = prompt.with_image.to(row.device)[:, None]
         seen = Seen(self._depth, self._depth, kind != "token", inputs.image, inputs.image, inputs.valid)
         seen.step = self._step
