@@ -187,6 +187,46 @@ def families(as_json: AsJson = False) -> None:
     out.print(table)
 
 
+@app.command()
+def export(
+    model: Annotated[str, typer.Argument(help='a hub name, a folder, or "tiny"')],
+    folder: Annotated[Path | None, typer.Argument(help="the new checkpoint", metavar="OUT", show_default=False)] = None,
+    table: Annotated[Path | None, typer.Option("--heads", help="a table made by `heads score`")] = None,
+    strength: Annotated[float, typer.Option(help="factor on the chosen heads' outputs")] = 1.5,
+    layers: Annotated[str | None, typer.Option(help="layers to act in, as 1,4,5; default: VHR's")] = None,
+    count: Annotated[int, typer.Option(help="how many heads; 0: those above their layer's median")] = 0,
+    revision: Annotated[str | None, typer.Option(help="commit of the model")] = None,
+    check: Annotated[Path | None, typer.Option(help="compare this export with MODEL, and write nothing")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Fold a static gain of chosen heads into a plain checkpoint; with --check, prove that one equals MODEL fixed."""
+    from lvlm_fix import export as exporting
+    from lvlm_fix.methods import VHR
+
+    if check is not None:
+        equality = exporting.check(check, model, revision)
+        if as_json:
+            emit(equality.as_dict())
+        else:
+            out.print(
+                f"{'equal' if equality.holds else 'NOT equal'}: {equality.photos} photos, logits differ by at most "
+                f"{equality.logits_difference:.1e}, {equality.texts_equal} texts are the same, the weights are "
+                f"{'as written' if equality.digest_equal else 'NOT those that were written'}"
+            )
+        raise SystemExit(0 if equality.holds else 1)
+    if folder is None or table is None:
+        raise InputError("export takes MODEL, OUT and --heads TABLE; or --check OUT and MODEL")
+    if layers is not None and not all(part.strip().isdigit() for part in layers.split(",")):
+        raise SettingError(f"--layers takes whole numbers joined by commas, got {layers!r}")
+    numbers = None if layers is None else tuple(map(int, layers.split(",")))
+    method = VHR(strength=strength, table=str(table), top=count, layers=numbers)
+    record = exporting.export(model, folder, table, method, revision)
+    if as_json:
+        return emit({"out": str(folder)} | record)
+    chosen = sum(map(len, record["heads"].values()))
+    print(f"{chosen} heads in {len(record['heads'])} layers times {strength:g} -> {folder}", file=sys.stderr)
+
+
 @heads.command("score")
 def heads_score(
     images: Annotated[Path, typer.Option(help="a folder of photos")],

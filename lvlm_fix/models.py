@@ -14,10 +14,15 @@ from transformers.utils import logging
 
 from lvlm_fix.errors import ImageError, InputError, ModelError, SettingError
 
-__all__ = ["DESCRIBE", "answer", "answer_ids", "load", "open_image", "prepare", "revision_of"]
+__all__ = ["DESCRIBE", "answer", "answer_ids", "folder_of", "load", "open_image", "prepare", "revision_of"]
 
 DESCRIBE = "Please describe this image in detail."
 EMBEDDED = "tiny"
+
+
+def folder_of(name: str) -> str:
+    """Where transformers finds a model: the package's own folder for "tiny", else the name as it is."""
+    return str(files("lvlm_fix") / "tiny") if name == EMBEDDED else name
 
 
 def load(
@@ -28,7 +33,7 @@ def load(
     Weights come from safetensors only and no remote code is run. `dtype` "auto" keeps the checkpoint's own, but
     float32 for half-precision weights on a CPU. Raises `ModelError`.
     """
-    path = str(files("lvlm_fix") / "tiny") if name == EMBEDDED else name
+    path = folder_of(name)
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if dtype == "auto" and device == "cpu":

@@ -15,19 +15,6 @@ from lvlm_fix import cli
 from lvlm_fix.heads.table import HeadTable
 
 
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *words: str) -> tuple[int, str, str]:
-    monkeypatch.setattr(sys, "argv", ["lvlm-fix", *words])
-    with pytest.raises(SystemExit) as stop:
-        cli.main()
-    captured = capsys.readouterr()
-    return int(stop.value.code or 0), captured.out, captured.err
-
-
-@pytest.fixture
-def lvlm(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Any:
-    return lambda *words: run(capsys, monkeypatch, *map(str, words))
-
-
 def test_caption_prints_one_json_document(lvlm: Any, photos: list[Path]) -> None:
     code, out, _ = lvlm("caption", *photos[:2], "--json", "--max-new-tokens", 12)
     document = json.loads(out)
