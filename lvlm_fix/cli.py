@@ -158,15 +158,16 @@ def methods(as_json: AsJson = False) -> None:
     """List the methods, their papers and the places they edit."""
     from lvlm_fix.methods import METHODS
 
+    kinds = dict(METHODS)  # those of other packages are loaded here
     rows: list[dict[str, Any]] = [
-        {"name": name, "paper": kind.paper, "edits": list(kind.edits())} for name, kind in METHODS.items()
+        {"name": name, "paper": kind.paper, "edits": list(kind.edits())} for name, kind in kinds.items()
     ]
     rows.insert(0, {"name": "none", "paper": "", "edits": []})
     if as_json:
         return emit({"methods": rows})
     table = Table("method", "paper", "edits", "settings")
     for row in rows:
-        kind = METHODS.get(row["name"])
+        kind = kinds.get(row["name"])
         given = "" if kind is None else ", ".join(f"{k}={v}" for k, v in kind().settings().items())
         table.add_row(row["name"], row["paper"], ", ".join(row["edits"]), given)
     out.print(table)

@@ -3,13 +3,15 @@
 LvlmFixError
 ├── SettingError      a setting of a method or command is out of its range (also a ValueError)
 ├── UnknownNameError  no method, metric or family of that name
+├── PluginError       a method of another package cannot be used; the message names the package
 ├── ModelError        the model cannot be loaded, or misses what the methods need
 ├── InputError        a prompt or call that cannot be served
 │   └── ImageError    an image that is missing or cannot be read
 └── DataError         a file (head table, captions, answers, annotations) that cannot be used
 """
 
-__all__ = ["DataError", "ImageError", "InputError", "LvlmFixError", "ModelError", "SettingError", "UnknownNameError"]
+__all__ = ["DataError", "ImageError", "InputError", "LvlmFixError", "ModelError", "PluginError", "SettingError",
+           "UnknownNameError"]  # fmt: skip
 
 
 class LvlmFixError(Exception):
@@ -22,6 +24,10 @@ class SettingError(LvlmFixError, ValueError):
 
 class UnknownNameError(LvlmFixError):
     """There is no such name; the message lists the names there are."""
+
+
+class PluginError(LvlmFixError):
+    """A method of another package cannot be used."""
 
 
 class ModelError(LvlmFixError):

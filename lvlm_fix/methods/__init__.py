@@ -19,13 +19,12 @@ from lvlm_fix.methods.vaf import VAF
 from lvlm_fix.methods.var import VAR
 from lvlm_fix.methods.vcd import VCD
 from lvlm_fix.methods.vhr import VHR
+from lvlm_fix.plugins import Methods
 
 __all__ = ["HGAI", "ICD", "M3ID", "METHODS", "PAI", "SPIN", "VAF", "VAR", "VCD", "VHR", "DoLa", "RandomHeads",
            "parse_methods", "resolve"]  # fmt: skip
 
-METHODS: dict[str, type[Method]] = {
-    kind.method_name(): kind for kind in (DoLa, HGAI, ICD, M3ID, PAI, RandomHeads, SPIN, VAF, VAR, VCD, VHR)
-}
+METHODS = Methods(DoLa, HGAI, ICD, M3ID, PAI, RandomHeads, SPIN, VAF, VAR, VCD, VHR)  # and what other packages bring
 
 
 def parse_methods(names: str, settings: Mapping[str, str] | None = None) -> tuple[Method, ...]:
@@ -33,6 +32,7 @@ def parse_methods(names: str, settings: Mapping[str, str] | None = None) -> tupl
 
     Raises:
         UnknownNameError: no method of that name. SettingError: no such setting, or out of its range.
+        PluginError: another package brings a method of that name, which cannot be used.
     """
     values: dict[str, dict[str, Any]] = {}
     for key, text in (settings or {}).items():
