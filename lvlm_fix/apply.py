@@ -26,6 +26,7 @@ from lvlm_fix.next_token import NextToken
 from lvlm_fix.prompt import ROOM, Prompt
 from lvlm_fix.report import Report, report_of
 from lvlm_fix.sinks import discover_channels, is_sink, published_channels
+from lvlm_fix.vision import Tower
 
 __all__ = ["Fix", "fix"]
 
@@ -45,6 +46,7 @@ def fix(model: PreTrainedModel, method: str | Method | Sequence[str | Method]) -
     return Fix(model, resolve(method))
 
 
+BLOCK = 128  # rows of attention held at once where a method asks for the means of columns
 Numbered = tuple[tuple[int, Method], ...]
 
 
@@ -59,6 +61,7 @@ class Acting:
     scoring: Numbered
     keep: bool  # some method is to see the last row's weights
     received: tuple[float, ...]  # factors of sinks by received attention
+    columns: bool  # some method is to see the means of columns
 
     @classmethod
     def of(cls, every: Numbered) -> Acting:
@@ -69,7 +72,8 @@ class Acting:
         )
         rules = [m.sink_rule() for _, m in every if "sinks" in m.needs]
         received = tuple(value for rule, value in rules if rule == "received")
-        return cls(every, logits, weights, outputs, scoring, any("weights" in m.needs for _, m in every), received)
+        needs = frozenset[str]().union(*(m.needs for _, m in every))
+        return cls(every, logits, weights, outputs, scoring, "weights" in needs, received, "received" in needs)
 
 
 class Fix:
@@ -92,6 +96,7 @@ class Fix:
         self._given = {i: given for i, m in enumerate(methods) if (given := m.given_heads(self._depth, heads))}
         self._next_token = NextToken(methods, model, self.family)
         self._needs = frozenset[str]().union(*(m.needs for m in methods))
+        self._tower = Tower(model) if "vision" in self._needs else None
         self._prompt: Prompt | None = None
         self._recording: tuple[dict[int, Tensor], Tensor] | None = None
         self._cache: Any = None
@@ -116,6 +121,9 @@ class Fix:
             self._hooks.append(self.model.register_forward_pre_hook(self._begin, with_kwargs=True))
             self._hooks.append(self.model.register_forward_hook(self._end, with_kwargs=True))
             self._next_token.attach()
+            if self._tower is not None:
+                self._tower.attach()
+                self._hooks.append(self.family.decoder.register_forward_pre_hook(self._mark))
             if self._rules("channels"):
                 for number, layer in enumerate(self.family.layers):
                     if any("sinks" in m.needs for _, m in self._at[number].every):
@@ -137,6 +145,8 @@ class Fix:
         self._next_token.remove()
         for module in self.family.attentions:
             module.__dict__.pop(SITE, None)
+        if self._tower is not None:
+            self._tower.remove()
         if self.family.decoder.config._attn_implementation != self._wrapped:
             self.model.set_attn_implementation({self.family.config_key: self._wrapped})
         self._follow(None)
@@ -192,11 +202,10 @@ class Fix:
         static = cache is not None and cache.is_compileable
         valid = _valid(kwargs.get("attention_mask"), ids)
         self._prompt = Prompt.read(image, valid, earlier, static=static, methods=len(self.methods))
-        self._prefill, self._begins = True, earlier is None
+        self._prefill, self._begins, self._ids = True, earlier is None, ids
         self._follow(cache)
         if not self._prompt.any_with_image:
             return
-        self._ids = ids
         for number, (scores, chosen) in self._given.items():
             for layer in self.methods[number].acts_in(self._depth):
                 if (number, layer) in self._prompt.heads:  # of an earlier turn
@@ -276,6 +285,25 @@ class Fix:
         finally:
             self._recording = None
         return outputs
+
+    def _mark(self, *_: Any) -> None:
+        """Before the decoder of a prefill: what the vision tower looked at becomes marks of image tokens."""
+        prompt, tower = self._prompt, self._tower
+        if tower is None or prompt is None or self._recording is not None or not self._prefill:
+            return
+        start = prompt.length - self._ids.shape[1]
+        new = prompt.image[:, start:]
+        found = tower.patches(new)
+        if found is None:
+            if new.any():
+                raise InputError("the photos did not pass the vision tower: give pixel values, not finished features")
+            return
+        vision = torch.zeros(len(new), 2, prompt.length, device=found.device)
+        if prompt.vision is not None:
+            vision[..., :start] = prompt.vision[..., :start]
+        vision[..., start:].transpose(1, 2)[new.to(found.device)] = found.T
+        prompt.vision, image = vision, prompt.image.to(found.device)
+        prompt.marks = {i: m.mark_tokens(vision, image) for i, m in enumerate(self.methods) if "vision" in m.needs}
 
     # sinks --------------------------------------------------------------------------------------------------
 
@@ -377,6 +405,8 @@ class Fix:
         some = query if index is None else query.index_select(2, index)
         options = {name: kwargs.get(name) for name in ("softcap", "sliding_window")}
         logits = row_logits(some, key, mask, index, query.shape[2], scaling=kwargs["scaling"], **options)
+        if self._prefill and acting.columns and seen.layer not in prompt.received:
+            prompt.received[seen.layer] = self._column_means(prompt, query, key, mask, kwargs)
         edited = logits
         for number, method in acting.logits:
             new = method.attention_logits(edited, self._for(seen, prompt, number))
@@ -400,8 +430,29 @@ class Fix:
         """The context as one method sees it: its heads, its scores, the sinks of this layer."""
         seen.scores, seen.heads = prompt.scores.get((number, seen.layer)), prompt.heads.get((number, seen.layer))
         sinks = prompt.sinks.get(seen.layer)
-        seen.sinks = None if sinks is None else prompt.columns(sinks, seen.image.shape[1]).to(seen.image.device)
+        n_keys, device = seen.image.shape[1], seen.image.device
+        seen.sinks = None if sinks is None else prompt.columns(sinks, n_keys).to(device)
+        received, marks = prompt.received.get(seen.layer), prompt.marks.get(number)
+        if received is not None:
+            seen.received, seen.tokens = prompt.columns(received, n_keys).to(device), prompt.tokens
+        if marks is not None:
+            seen.marks = prompt.columns(marks, n_keys).to(device)
         return seen
+
+    def _column_means(
+        self, prompt: Prompt, query: Tensor, key: Tensor, mask: Tensor | None, kwargs: dict[str, Any]
+    ) -> Tensor:
+        """What every key receives on average over all of the prompt's rows, block by block: batch heads key."""
+        length = query.shape[2]
+        valid = prompt.valid[:, prompt.length - length : prompt.length].to(query.device)
+        options = {name: kwargs.get(name) for name in ("softcap", "sliding_window")}
+        total = torch.zeros(query.shape[0], query.shape[1], key.shape[2], device=query.device)
+        for rows in torch.arange(length, device=query.device).split(BLOCK):
+            some = query.index_select(2, rows)
+            weights = row_logits(some, key, mask, rows, length, scaling=kwargs["scaling"], **options).softmax(-1)
+            total += weights.masked_fill(~valid[:, None, rows, None], 0.0).sum(2)
+        prompt.tokens = valid.sum(-1)
+        return total / prompt.tokens.clamp_min(1)[:, None, None]
 
     def _accept(self, number: int, method: Method, old: Tensor, new: Tensor, prompt: Prompt, seen: Seen) -> Tensor:
         """Keep an edit only in the rows it may touch; count the rows it changed."""

@@ -22,7 +22,7 @@ from lvlm_fix.views import View
 __all__ = ["PLACES", "Method", "Seen", "setting"]
 
 PLACES = ("attention_logits", "attention_weights", "head_outputs", "next_token_logits")
-Need = Literal["no_image", "sinks", "weights", "answer"]
+Need = Literal["no_image", "sinks", "weights", "answer", "received", "vision"]
 
 
 @dataclass(slots=True)
@@ -39,6 +39,9 @@ class Seen:
     before_image: Bool[Tensor, "batch key"]  # keys in front of the first image token (the system prompt)
     rows: Bool[Tensor, "batch query"]  # rows the method may edit in this sample
     sinks: Bool[Tensor, "batch key"] | None = None  # attention sinks of this layer (need "sinks")
+    received: Float[Tensor, "batch heads key"] | None = None  # a key's mean over the prompt's rows (need "received")
+    tokens: Int[Tensor, " batch"] | None = None  # how many rows that were (the same)
+    marks: Float[Tensor, "batch key"] | None = None  # what `mark_tokens` answered (need "vision")
     logits: Float[Tensor, "batch heads query key"] | None = None  # edited attention logits (at and after the weights)
     ids: Int[Tensor, "batch key"] | None = None  # of the prompt's tokens (scoring only)
     positions: Int[Tensor, " query"] | None = None  # which tokens the rows belong to (need "weights", scoring only)
@@ -131,6 +134,15 @@ class Method:
         """The heads to act on, from their scores; fixed for the rest of the sample."""
         return scores > -math.inf
 
+    def mark_tokens(
+        self, vision: Float[Tensor, "batch 2 columns"], image: Bool[Tensor, "batch columns"]
+    ) -> Float[Tensor, "batch columns"]:
+        """A number per image token, asked once per prompt (need "vision"), for `Seen.marks`; 0 elsewhere.
+
+        `vision` is the CLS token's attention in the vision tower's first and last but one layer, summed over heads.
+        """
+        return vision[:, 0]
+
     def given_heads(
         self, layers: int, heads: int
     ) -> tuple[Float[Tensor, "layers heads"], Bool[Tensor, "layers heads"]] | None:
@@ -169,13 +181,13 @@ def _check(field: dataclasses.Field[Any], value: Any) -> None:
         if value not in options:
             raise SettingError(f"{name} must be one of {', '.join(options)}, got {value!r}")
         return
-    if isinstance(field.default, str):  # a file: whoever reads it says what is wrong with it
-        return
     if isinstance(field.default, bool):
         if not isinstance(value, bool):
             raise SettingError(f"{name} must be true or false, got {value!r}")
         return
     if isinstance(field.default, str):
+        if not field.default:  # a file: whoever reads it says what is wrong with it
+            return
         if not (isinstance(value, str) and value.strip()):
             raise SettingError(f"{name} must be words, got {value!r}")
         return

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 from torch.nn.functional import pad
 
@@ -42,6 +42,10 @@ class Prompt:
     all_with_image: bool
     any_image: bool  # whether any sample has an image and text behind it
     sinks: dict[int, Bool[Tensor, "batch columns"]] = field(default_factory=dict)  # by layer
+    received: dict[int, Float[Tensor, "batch heads columns"]] = field(default_factory=dict)  # by layer
+    tokens: Int[Tensor, " batch"] | None = None  # how many rows these are means of
+    vision: Float[Tensor, "batch 2 columns"] | None = None  # what the vision tower's CLS token looks at
+    marks: dict[int, Float[Tensor, "batch columns"]] = field(default_factory=dict)  # by method
     no_image: dict[int, Tensor] = field(default_factory=dict)  # by layer: batch heads dim
     scores: dict[tuple[int, int], Tensor] = field(default_factory=dict)  # by method and layer: batch heads
     heads: dict[tuple[int, int], Tensor] = field(default_factory=dict)
@@ -87,6 +91,8 @@ class Prompt:
         )
         if earlier is not None:
             prompt.sinks, prompt.no_image = earlier.sinks, earlier.no_image
+            prompt.received, prompt.tokens = earlier.received, earlier.tokens
+            prompt.vision, prompt.marks = earlier.vision, earlier.marks
             prompt.scores, prompt.heads, prompt.edited = earlier.scores, earlier.heads, earlier.edited
         else:
             prompt.edited = {
@@ -99,6 +105,8 @@ class Prompt:
         self.image, self.before_image = _wide(self.image, columns), _wide(self.before_image, columns)
         self.valid = _wide(self.valid, columns)
         self.sinks = {layer: _wide(found, columns) for layer, found in self.sinks.items()}
+        self.received = {layer: _wide(found, columns) for layer, found in self.received.items()}
+        self.marks = {number: _wide(found, columns) for number, found in self.marks.items()}
 
     def reorder(self, index: Int[Tensor, " batch"]) -> None:
         """Follow the beams: of one sample they share the prompt, and differ in what grows with the text."""
@@ -112,16 +120,16 @@ class Prompt:
             if self.length > self.image.shape[1]:
                 self.widen(self.length + ROOM)
 
-    def columns(self, mask: Bool[Tensor, "batch columns"], n_keys: int) -> Bool[Tensor, "batch key"]:
+    def columns(self, mask: Shaped[Tensor, "*rest columns"], n_keys: int) -> Shaped[Tensor, "*rest key"]:
         """The part of a column mask that belongs to `n_keys` keys: the last ones in a window, else from the start."""
-        if n_keys == mask.shape[1]:
+        if n_keys == mask.shape[-1]:
             return mask
-        if self.static and n_keys < mask.shape[1]:  # a window in a static cache: where it starts is on the device
+        if self.static and n_keys < mask.shape[-1]:  # a window in a static cache: where it starts is on the device
             start = (self.position.to(mask.device) + 1 - n_keys).clamp_min(0)
-            return mask.index_select(1, start + torch.arange(n_keys, device=mask.device))
+            return mask.index_select(-1, start + torch.arange(n_keys, device=mask.device))
         start = max(0, self.length - n_keys)
-        return _wide(mask[:, start : start + n_keys], n_keys)
+        return _wide(mask[..., start : start + n_keys], n_keys)
 
 
-def _wide(mask: Bool[Tensor, "batch columns"], columns: int) -> Bool[Tensor, "batch wide"]:
-    return pad(mask, (0, columns - mask.shape[1])) if mask.shape[1] != columns else mask
+def _wide(mask: Shaped[Tensor, "*rest columns"], columns: int) -> Shaped[Tensor, "*rest wide"]:
+    return pad(mask, (0, columns - mask.shape[-1])) if mask.shape[-1] != columns else mask

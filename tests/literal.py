@@ -187,3 +187,50 @@ def rows(
     finally:
         modeling_llama.eager_attention_forward = plain
         model.set_attn_implementation({"text_config": implementation})
+
+
+@contextmanager
+def columns(
+    model: PreTrainedModel, ids: Tensor, mask: Tensor, image_token: int, edit: Callable[..., Tensor], acting: set[int]
+) -> Iterator[None]:
+    """Edit one text row of weights at a time (heads key), given every column's mean over the prompt's whole map."""
+    plain, implementation = modeling_llama.eager_attention_forward, model.get_decoder().config._attn_implementation
+    prompt = ids.shape[1]
+    means: dict[tuple[int, int], Tensor] = {}
+
+    def attention(module, query, key, value, attention_mask, scaling, **kwargs):  # type: ignore[no-untyped-def]
+        groups = query.shape[1] // key.shape[1]
+        keys, values = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+        weights = (query @ keys.transpose(2, 3) * scaling + attention_mask).softmax(-1)
+        n_query, n_key = weights.shape[2:]
+        for b in range(len(weights)):
+            image = [j for j in range(prompt) if ids[b, j] == image_token]
+            real = [j for j in range(prompt) if mask[b, j]]
+            if n_query == prompt:
+                means[module.layer_idx, b] = sum(weights[b, :, i] for i in real) / len(real)
+            mean = means[module.layer_idx, b]
+            mean = torch.cat((mean, torch.zeros(len(mean), n_key - prompt)), dim=1)
+            for i in range(n_query):
+                position = n_key - n_query + i
+                behind = position > image[-1] and (position >= prompt or ids[b, position] not in (image_token, 0))
+                if module.layer_idx in acting and behind:
+                    weights[b, :, i] = edit(weights[b, :, i].clone(), mean, len(real), image, real[0])
+        return (weights @ values).transpose(1, 2).contiguous(), weights
+
+    model.set_attn_implementation({"text_config": "eager"})
+    modeling_llama.eager_attention_forward = attention
+    try:
+        yield
+    finally:
+        modeling_llama.eager_attention_forward = plain
+        model.set_attn_implementation({"text_config": implementation})
+
+
+@torch.no_grad()
+def cls_rows(tower: PreTrainedModel, pixels: Tensor) -> list[Tensor]:
+    """The CLS row of every tower layer's full map, summed over heads, without the CLS column: images patches."""
+    implementation = tower.config._attn_implementation
+    tower.set_attn_implementation("eager")
+    maps = tower(pixels, output_attentions=True).attentions
+    tower.set_attn_implementation(implementation)
+    return [one[:, :, 0, 1:].sum(1) for one in maps]

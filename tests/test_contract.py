@@ -13,12 +13,16 @@ from transformers import TextIteratorStreamer
 
 import lvlm_fix as lf
 from lvlm_fix.families.miniature import IMAGE, MINIATURES, miniature
-from lvlm_fix.families.probed import PROBES
+from lvlm_fix.families.probed import PROBES, read_probed
 from lvlm_fix.methods import METHODS
 
 GREEDY = {"max_new_tokens": 6, "do_sample": False}
 both = pytest.mark.parametrize("case", CASES)
 every_family = pytest.mark.parametrize("family", MINIATURES)
+REFUSED = [(row["family"], name) for row in read_probed() for name, how in row["methods"].items() if how == "refused"]
+supported = pytest.mark.parametrize(
+    ("family", "case"), [(family, case) for family in MINIATURES for case in CASES if (family, case) not in REFUSED]
+)
 
 
 def hooks_of(model: nn.Module) -> list[int]:
@@ -43,8 +47,7 @@ def test_every_method_has_its_cases() -> None:
     assert sorted(PROBES) == sorted(METHODS)
 
 
-@every_family
-@both
+@supported
 def test_neutral_is_bit_equal_and_acting_is_not(case: str, family: str) -> None:
     model, inputs = miniature(family)
     neutral, acting = CASES[case]
@@ -59,6 +62,17 @@ def test_neutral_is_bit_equal_and_acting_is_not(case: str, family: str) -> None:
         assert not changed.isnan().any()  # implausible tokens get −inf
         assert not torch.equal(changed, logits)
         assert torch.equal(model(**inputs).logits, logits)
+
+
+@pytest.mark.parametrize(("family", "case"), REFUSED)
+def test_a_refusal_says_what_is_missing_and_leaves_the_model_as_it_was(case: str, family: str) -> None:
+    model, inputs = miniature(family)
+    with torch.no_grad():
+        logits = model(**inputs).logits
+        with pytest.raises(lf.ModelError, match=type(model).__name__), lf.fix(model, CASES[case][1]):
+            model(**inputs)
+        assert torch.equal(model(**inputs).logits, logits)
+    assert all("_lvlm_fix" not in module.__dict__ for module in model.modules())
 
 
 @both
@@ -85,8 +99,7 @@ def test_leaving_restores_everything_also_after_an_error(case: str) -> None:
     assert hooks_of(model) == before
 
 
-@every_family
-@both
+@supported
 def test_a_padded_batch_equals_one_by_one(case: str, family: str) -> None:
     model, inputs = miniature(family)
     with torch.no_grad(), lf.fix(model, CASES[case][1]):

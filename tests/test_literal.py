@@ -75,6 +75,14 @@ def spin(rows: torch.Tensor, weights: torch.Tensor, image: list[int], before: li
     return weights
 
 
+def adhh(rows: torch.Tensor, weights: torch.Tensor, image: list[int], before: list[int]) -> torch.Tensor:
+    text = [j for j in range(weights.shape[1]) if j > image[0] and j not in image]
+    for h in range(len(weights)):
+        if sum(float(weights[h, j]) for j in text) >= 0.3:
+            weights[h, text] = 0.0
+    return weights
+
+
 @pytest.mark.parametrize(
     ("method", "edit", "layers", "last", "on_weights"),
     [
@@ -82,6 +90,7 @@ def spin(rows: torch.Tensor, weights: torch.Tensor, image: list[int], before: li
         (lf.HGAI(), hgai, range(1, 3), True, False),  # 5/32 and 18/32 of 5 layers
         (lf.VAF(), vaf, range(1, 2), False, False),  # 9/32 and 15/32 of 5 layers
         (lf.SPIN(), spin, range(5), True, True),
+        (lf.ADHH(least=0.3), adhh, range(5), True, True),
     ],
 )
 @pytest.mark.parametrize("samples", [1, 2])  # one sample has no padding, so SDPA gets no mask at all
@@ -129,3 +138,82 @@ def test_var_equals_full_maps(settings: dict[str, float]) -> None:
     assert not torch.equal(plain.logits[0], wanted.logits[0])
     for ours, theirs in zip(found.logits, wanted.logits, strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
+
+
+def act(rows: torch.Tensor, mean: torch.Tensor, n: int, image: list[int], first: int) -> torch.Tensor:
+    for h in range(len(rows)):
+        sinks = [j for j in range(rows.shape[1]) if mean[h, j] > 1.2 / n and j != first]
+        others = [j for j in range(rows.shape[1]) if j not in sinks]
+        freed, held = 0.6 * rows[h, sinks].sum(), rows[h, others].sum()
+        rows[h, sinks] *= 0.4
+        rows[h, others] += freed * rows[h, others] / held
+    return rows
+
+
+def eah(rows: torch.Tensor, mean: torch.Tensor, n: int, image: list[int], first: int) -> torch.Tensor:
+    counts = [sum(float(mean[h, j]) > 0.05 for j in image) for h in range(len(rows))]
+    return rows[counts.index(max(counts))].expand_as(rows).clone()
+
+
+@pytest.mark.parametrize(
+    ("method", "edit", "layers"),
+    [(lf.ACT(threshold=1.2), act, range(2, 4)), (lf.EAH(threshold=0.05), eah, range(1, 2))],
+)
+@pytest.mark.parametrize("samples", [1, 2])
+def test_edits_by_columns_equal_full_maps(
+    method: lf.Method, edit: Any, layers: range, samples: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lvlm_fix.apply.BLOCK", 7)  # several blocks, the last one short
+    model, inputs = miniature("llava", samples=samples)
+    options = {"max_new_tokens": TOKENS, "do_sample": False, "output_logits": True, "return_dict_in_generate": True}
+    plain = model.generate(**inputs, **options)
+    with lf.fix(model, method):
+        found = model.generate(**inputs, **options)
+    ids, mask = inputs["input_ids"], inputs["attention_mask"]
+    with torch.no_grad(), literal.columns(model, ids, mask, IMAGE, edit, set(layers)):
+        wanted = model.generate(**inputs, **options)
+    assert not torch.equal(plain.logits[0], wanted.logits[0])
+    for ours, theirs in zip(found.logits, wanted.logits, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("samples", [1, 2])
+def test_paint_equals_full_maps_of_tower_and_decoder(samples: int) -> None:
+    model, inputs = miniature("llava", samples=samples)
+    maps = literal.cls_rows(model.get_encoder(modality="image"), inputs["pixel_values"])
+    chosen = {}
+    for b, (first, penultimate) in enumerate(zip(maps[0], maps[-2], strict=True)):
+        ranked, ordered = sorted(first.tolist(), reverse=True), sorted(penultimate.tolist())
+        low, high = ordered[2], ordered[6]  # the quartiles of nine values
+        image = [j for j in range(inputs["input_ids"].shape[1]) if inputs["input_ids"][b, j] == IMAGE]
+        summary = [j for j, p in zip(image, penultimate.tolist(), strict=True) if p > high + 1.5 * (high - low)]
+        chosen[image[0]] = (
+            summary,
+            [j for j, f in zip(image, first.tolist(), strict=True) if f >= ranked[1] and j not in summary],
+        )
+
+    def paint(rows: torch.Tensor, weights: None, image: list[int], before: list[int]) -> torch.Tensor:
+        summary, local = chosen[image[0]]
+        for h in range(len(rows)):
+            for j in image:
+                rows[h, j] += abs(rows[h, j]) * (0.4 if j in summary else 0.7 if j in local else 0.0)
+        return rows
+
+    test_row_edits_equal_full_maps(lf.PAINT(), paint, range(2, 5), True, False, samples)
+
+
+def test_the_embedded_models_tower_is_seen_in_its_first_and_last_but_one_layer(tiny: Any, photos: list[Any]) -> None:
+    from lvlm_fix.models import prepare
+
+    model, processor = tiny
+    inputs = prepare(model, processor, [lf.open_image(path) for path in photos[:2]], ["Describe."] * 2)
+    maps = literal.cls_rows(model.get_encoder(modality="image"), inputs["pixel_values"])
+    with torch.no_grad(), lf.fix(model, "paint") as handle:
+        model(**inputs)
+        seen, image = handle._prompt.vision, handle._prompt.image[:, : inputs["input_ids"].shape[1]]
+        (report,) = handle.report()
+    for sample in range(2):
+        found = seen[sample][:, image[sample]]
+        torch.testing.assert_close(found[0], maps[0][sample], atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(found[1], maps[-2][sample], atol=1e-5, rtol=1e-4)
+    assert report.rows_edited and not report.note

@@ -9,6 +9,7 @@ import lvlm_fix as lf
 from lvlm_fix.heads.picks import upper_half
 from lvlm_fix.heads.vhd import vision_aware_divergence
 from lvlm_fix.method import Seen
+from lvlm_fix.methods.paint import local_and_summary
 from lvlm_fix.methods.vhr import default_layers
 from lvlm_fix.sinks import is_sink
 
@@ -141,3 +142,80 @@ def test_methods_are_parsed_in_order_with_their_settings() -> None:
         lf.parse_methods("nonsense")
     with pytest.raises(lf.SettingError, match="vhr has no setting 'loud'"):
         lf.parse_methods("vhr", {"vhr.loud": "1"})
+
+
+def context(image: list[int], keys: int, *, before: list[int] = [], prefill: bool = True, rows: int = 1) -> Seen:  # noqa: B006
+    """One sample of so many keys, of which some are image tokens and some stand before them."""
+    masks = [torch.tensor([[key in group for key in range(keys)]]) for group in (image, before)]
+    return Seen(1, 5, prefill, *masks, torch.ones(1, rows, dtype=torch.bool))
+
+
+def test_act_shrinks_the_sinks_of_a_head_and_gives_their_mass_to_the_rest_in_proportion() -> None:
+    seen = context([1, 2], 5, before=[0])
+    # above 2/5 on average: key 0 in both heads, but it is the initial token; key 2 in head 0, key 3 in head 1
+    seen.received = torch.tensor([[[0.9, 0.1, 0.5, 0.1, 0.1], [0.9, 0.1, 0.1, 0.41, 0.4]]])
+    seen.tokens = torch.tensor([5])
+    rows = torch.tensor([[[[0.2, 0.1, 0.5, 0.1, 0.1]], [[0.2, 0.1, 0.5, 0.1, 0.1]]]])
+    method = lf.ACT(threshold=2.0, remaining=0.4)
+    edited = method.attention_weights(rows, seen)
+    # head 0: 0.3 of 0.5 is freed, over 0.5 of others: they grow by 0.6; head 1: 0.06 over 0.9
+    torch.testing.assert_close(edited[0, 0, 0], torch.tensor([0.32, 0.16, 0.2, 0.16, 0.16]))
+    torch.testing.assert_close(edited[0, 1, 0], torch.tensor([0.2, 0.1, 0.5, 0.1, 0.1]) * (1 + 0.06 / 0.9) * (
+        torch.tensor([1, 1, 1, 0.0, 1])) + torch.tensor([0, 0, 0, 0.04, 0]))  # fmt: skip
+    torch.testing.assert_close(edited.sum(-1), torch.ones(1, 2, 1))
+    seen.heads = torch.tensor([[False, True]])
+    only = method.attention_weights(rows, seen)
+    assert torch.equal(only[0, 0], rows[0, 0]) and torch.equal(only[0, 1], edited[0, 1])
+    assert list(method.acts_in(7)) == [2, 3, 4, 5]
+
+
+def test_eah_copies_the_head_with_the_most_image_sinks() -> None:
+    seen = context([1, 2, 3], 5, before=[0])
+    received = [[0.9, 0.3, 0.0, 0.1, 0.9], [0.9, 0.2, 0.3, 0.0, 0.9], [0.9, 0.1, 0.1, 0.1, 0.9]]
+    seen.received = torch.tensor([received])
+    weights = torch.rand(1, 3, 2, 5)
+    edited = lf.EAH(threshold=0.15).attention_weights(weights, seen)  # 1, 2 and 0 image columns
+    assert torch.equal(edited, weights[:, 1:2].expand(1, 3, 2, 5))
+    assert torch.equal(lf.EAH(threshold=0.4).attention_weights(weights, seen), weights)
+    assert list(lf.EAH().acts_in(7)) == [1]
+
+
+def test_adhh_silences_the_text_after_the_image_where_it_has_too_much() -> None:
+    seen = context([1, 2], 5, before=[0])
+    weights = torch.tensor([[[[0.2, 0.1, 0.3, 0.2, 0.2]], [[0.3, 0.1, 0.3, 0.2, 0.1]], [[0.1, 0.1, 0.1, 0.3, 0.4]]]])
+    edited = lf.ADHH().attention_weights(weights, seen)[0, :, 0]
+    torch.testing.assert_close(edited[0], torch.tensor([0.2, 0.1, 0.3, 0.0, 0.0]))  # exactly 0.4: silenced
+    assert torch.equal(edited[1], weights[0, 1, 0])  # 0.3
+    torch.testing.assert_close(edited[2], torch.tensor([0.1, 0.1, 0.1, 0.0, 0.0]))
+    seen.heads = torch.tensor([[False, True, True]])
+    assert torch.equal(lf.ADHH().attention_weights(weights, seen)[0, 0], weights[0, 0])
+
+
+def test_paint_selects_local_and_summary_tokens() -> None:
+    first = torch.tensor([0.9, 0.1, 0.8, 0.2, 0.7, 0.3, 0.0, 0.0])
+    # quartiles of the penultimate layer 1.75 and 4.25 (linear), so outliers lie above 8
+    penultimate = torch.tensor([9.0, 1.0, 2.0, 3.0, 4.0, 5.0, 1.0, 2.0])
+    local, summary = local_and_summary(first, penultimate)
+    assert local.nonzero().flatten().tolist() == [2]  # the top quarter is 0 and 2, and 0 is a summary token
+    assert summary.nonzero().flatten().tolist() == [0]
+    method = lf.PAINT()
+    image = torch.tensor([[False, *[True] * 8, False, False], [True] * 8 + [False] * 3])
+    vision = torch.zeros(2, 2, 11)
+    vision[0, :, 1:9], vision[1, :, :8] = torch.stack((first, penultimate)), torch.stack((first, penultimate))
+    marks = method.mark_tokens(vision, image)
+    torch.testing.assert_close(marks[0], torch.tensor([0, 0.4, 0, 0.7, 0, 0, 0, 0, 0, 0, 0]))
+    torch.testing.assert_close(marks[1], torch.tensor([0.4, 0, 0.7, 0, 0, 0, 0, 0, 0, 0, 0]))
+
+
+def test_paint_adds_a_share_of_a_logits_size_weighed_by_head_where_a_table_says_so() -> None:
+    seen = context([1, 2, 3], 5, before=[0])
+    seen.marks = torch.tensor([[0.0, 0.7, 0.0, 0.4, 0.0]])
+    logits = torch.tensor([[[[1.0, -2.0, 3.0, 5.0, -torch.inf]], [[1.0, 2.0, 3.0, -torch.inf, 5.0]]]])
+    edited = lf.PAINT().attention_logits(logits, seen)
+    wanted = torch.tensor([[[[1.0, -0.6, 3.0, 7.0, -torch.inf]], [[1.0, 3.4, 3.0, -torch.inf, 5.0]]]])
+    torch.testing.assert_close(edited, wanted)
+    seen.scores, seen.heads = torch.tensor([[1.0, 3.0]]), torch.tensor([[False, True]])
+    weighed = lf.PAINT().attention_logits(logits, seen)  # weights 0.5 and 1.5
+    torch.testing.assert_close(weighed[0, :, 0, 1], torch.tensor([-1.3, 4.1]))
+    picked = lf.PAINT(table_use="pick").attention_logits(logits, seen)
+    torch.testing.assert_close(picked[0, :, 0, 1], torch.tensor([-2.0, 3.4]))

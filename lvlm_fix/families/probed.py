@@ -17,18 +17,22 @@ from lvlm_fix.apply import fix
 from lvlm_fix.errors import LvlmFixError
 from lvlm_fix.families.miniature import MINIATURES, miniature
 from lvlm_fix.method import Method
-from lvlm_fix.methods import HGAI, ICD, M3ID, PAI, SPIN, VAF, VAR, VCD, VHR, DoLa, RandomHeads
+from lvlm_fix.methods import ACT, ADHH, EAH, HGAI, ICD, M3ID, PAI, PAINT, SPIN, VAF, VAR, VCD, VHR, DoLa, RandomHeads
 
 __all__ = ["PROBES", "probe", "read_probed"]
 
 FILE = "probed.json"
 # by method: settings that must change nothing, and settings loose enough to act on random weights; for the tests too
 PROBES: dict[str, tuple[Method, Method]] = {
+    "act": (ACT(remaining=1.0, threshold=1.2), ACT(threshold=1.2)),
+    "adhh": (ADHH(least=1.1), ADHH(least=0.1)),
     "dola": (DoLa(strength=0.0, share=0.0), DoLa()),
+    "eah": (EAH(threshold=1.0), EAH()),
     "hgai": (HGAI(strength=0.0), HGAI()),
     "icd": (ICD(strength=0.0, share=0.0), ICD(tokens=(5, 6, 7))),
     "m3id": (M3ID(decay=0.0), M3ID(decay=0.2)),
     "pai": (PAI(strength=0.0, contrast=1.0), PAI()),
+    "paint": (PAINT(local=0.0, summary=0.0), PAINT()),
     "random-heads": (RandomHeads(strength=1.0), RandomHeads()),
     "spin": (SPIN(damping=1.0), SPIN()),
     "vaf": (VAF(image=1.0, system=1.0), VAF()),

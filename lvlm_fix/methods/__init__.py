@@ -8,11 +8,15 @@ from typing import Any
 
 from lvlm_fix.errors import SettingError, UnknownNameError
 from lvlm_fix.method import Method
+from lvlm_fix.methods.act import ACT
+from lvlm_fix.methods.adhh import ADHH
 from lvlm_fix.methods.dola import DoLa
+from lvlm_fix.methods.eah import EAH
 from lvlm_fix.methods.hgai import HGAI
 from lvlm_fix.methods.icd import ICD
 from lvlm_fix.methods.m3id import M3ID
 from lvlm_fix.methods.pai import PAI
+from lvlm_fix.methods.paint import PAINT
 from lvlm_fix.methods.random_heads import RandomHeads
 from lvlm_fix.methods.spin import SPIN
 from lvlm_fix.methods.vaf import VAF
@@ -21,10 +25,29 @@ from lvlm_fix.methods.vcd import VCD
 from lvlm_fix.methods.vhr import VHR
 from lvlm_fix.plugins import Methods
 
-__all__ = ["HGAI", "ICD", "M3ID", "METHODS", "PAI", "SPIN", "VAF", "VAR", "VCD", "VHR", "DoLa", "RandomHeads",
-           "parse_methods", "resolve"]  # fmt: skip
+__all__ = [
+    "ACT",
+    "ADHH",
+    "EAH",
+    "HGAI",
+    "ICD",
+    "M3ID",
+    "METHODS",
+    "PAI",
+    "PAINT",
+    "SPIN",
+    "VAF",
+    "VAR",
+    "VCD",
+    "VHR",
+    "DoLa",
+    "RandomHeads",
+    "parse_methods",
+    "resolve",
+]
 
-METHODS = Methods(DoLa, HGAI, ICD, M3ID, PAI, RandomHeads, SPIN, VAF, VAR, VCD, VHR)  # and what other packages bring
+# these, and what other packages bring
+METHODS = Methods(ACT, ADHH, DoLa, EAH, HGAI, ICD, M3ID, PAI, PAINT, RandomHeads, SPIN, VAF, VAR, VCD, VHR)
 
 
 def parse_methods(names: str, settings: Mapping[str, str] | None = None) -> tuple[Method, ...]:

@@ -1,0 +1,46 @@
+"""EAH: in a shallow layer, let every head look where the head with the most image sinks looks.
+
+Paper    Zhang et al., "Seeing Clearly by Layer Two: Enhancing Attention Heads to Alleviate Hallucination in LVLMs",
+         EMNLP 2025, arXiv 2411.09968.
+Edits    attention_weights of text rows, layer 1.
+Needs    received: the mean of every column over all rows of the prompt, computed in blocks of rows.
+Departs  The map is copied in text rows only, not in the image's own (ours: they are not recomputed). The head is found
+         in the prefill, and its rows are copied while decoding too (ours). A draw goes to the lower head. Where no head
+         has an image sink nothing is copied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import ClassVar
+
+from jaxtyping import Float
+from torch import Tensor, arange, where
+
+from lvlm_fix.method import Method, Need, Seen, setting
+
+__all__ = ["EAH"]
+
+
+@dataclass(frozen=True)
+class EAH(Method):
+    """`A_h ← A_{h*}` for every head h, with h* the head that has the most image columns of mean > `threshold`."""
+
+    threshold: float = setting(0.002, "mean of a column above which an image token is a sink; 1: none", "paper", low=0)
+    layer: int = setting(1, "the layer that is edited", "paper", low=0)
+
+    needs: ClassVar[frozenset[Need]] = frozenset({"received"})
+    paper: ClassVar[str] = "arXiv 2411.09968"
+
+    def acts_in(self, layers: int) -> Collection[int]:
+        return (self.layer,)
+
+    def attention_weights(
+        self, weights: Float[Tensor, "batch heads query key"], seen: Seen
+    ) -> Float[Tensor, "batch heads query key"]:
+        assert seen.received is not None
+        count = ((seen.received > self.threshold) & seen.image[:, None]).sum(-1)  # batch heads
+        donor = count.argmax(-1)
+        copied = weights[arange(len(weights), device=weights.device), donor][:, None]
+        return where((count.amax(-1) > 0)[:, None, None, None], copied, weights)
