@@ -3,7 +3,7 @@ PYTHON ?= python3
 IMAGE ?= lvlm_fix/photos/coffee.jpg
 BIN = .venv/bin
 
-.PHONY: install caption test check format
+.PHONY: install caption demo test check format
 
 install: .venv/installed
 
@@ -15,6 +15,9 @@ install: .venv/installed
 
 caption: install ## describe a photo before and after; IMAGE=path takes another
 	$(BIN)/lvlm-fix caption "$(IMAGE)"
+
+demo: install ## the page, on http://127.0.0.1:7860
+	$(BIN)/lvlm-fix demo
 
 test: install ## what CI runs
 	$(BIN)/python -m pytest

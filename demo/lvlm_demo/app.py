@@ -1,0 +1,301 @@
+"""The page's layout: what is where, and which function fills it. What it shows is `present`'s, what it does `engine`'s."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+
+import gradio as gr
+
+import lvlm_fix as lf
+from lvlm_demo import present
+from lvlm_demo.engine import SAMPLES, TOKENS, Asked, Engine, Told, open_photo
+from lvlm_fix.errors import LvlmFixError, SettingError
+from lvlm_fix.grounding import SIGNAL
+from lvlm_fix.models import DESCRIBE
+
+__all__ = ["build", "serve"]
+
+UPLOAD = "20mb"
+QUEUE = 16  # visitors that may wait; ours
+PICK = """element.addEventListener('click', event => {
+  const picked = event.target.closest('[data-pick]');
+  if (!picked) return;
+  document.querySelectorAll('.w.picked').forEach(other => other.classList.remove('picked'));
+  if (picked.classList.contains('w')) picked.classList.add('picked');
+  trigger('click', {pick: picked.dataset.pick});
+});"""
+HEAD = '<meta name="referrer" content="no-referrer">'
+log = logging.getLogger("lvlm_demo")
+
+
+class Visitors:
+    """Who asked for something that is not done yet: page -> the event that stops it."""
+
+    def __init__(self) -> None:
+        self._stops: dict[str, threading.Event] = defaultdict(threading.Event)
+
+    def begin(self, request: gr.Request) -> threading.Event:
+        """A new event for this page; what it asked for before is stopped."""
+        self.stop(request)
+        self._stops[str(request.session_hash)] = event = threading.Event()
+        return event
+
+    def stop(self, request: gr.Request) -> None:
+        """Stop what this page asked for; also called when it is closed or reloaded."""
+        event = self._stops.pop(str(request.session_hash), None)
+        if event is not None:
+            event.set()
+
+
+def build(engine: Engine, model: str = "tiny", free_model: bool = True) -> gr.Blocks:
+    """The page; with `free_model` visitors may name another model."""
+    visitors = Visitors()
+    folder = files("lvlm_fix") / "photos"
+    with gr.Blocks(title="lvlm-fix", analytics_enabled=False, delete_cache=(3600, 3600)) as page:
+        shown = gr.State(None, time_to_live=3600)  # the two texts with their grounding, and the photo
+        picked = gr.State(None)
+        gr.HTML(
+            "<header><h1>lvlm-fix</h1><p>What does the model invent, and what changes when a method acts on it?</p></header>"
+        )
+        with gr.Row(elem_classes="page"):
+            with gr.Column(scale=4, min_width=300, elem_classes="asking"):
+                photo = gr.Image(
+                    type="filepath", image_mode=None, sources=["upload", "webcam", "clipboard"], label="Photo",
+                    height=260, buttons=[], elem_id="photo",
+                )  # fmt: skip
+                gr.Examples([[str(folder / name)] for name in SAMPLES], [photo], label="Samples", elem_id="samples")
+                prompt = gr.Textbox(DESCRIBE, label="Prompt", lines=2, max_lines=4, elem_id="prompt")
+                methods = gr.Dropdown(
+                    list(lf.METHODS), value=["vhr"], multiselect=True, max_choices=3, label="Methods, in the order they act",
+                    elem_id="methods",
+                )  # fmt: skip
+                groups, fields, controls = _settings(methods)
+                with gr.Accordion("More", open=False):
+                    tokens = gr.Slider(8, TOKENS, value=64, step=8, label="Longest text, tokens", elem_id="tokens")
+                    name = gr.Textbox(
+                        model, label="Model: a name on the hub, a folder, or “tiny”", interactive=free_model,
+                        max_lines=1, elem_id="model",
+                    )  # fmt: skip
+                methods.input(lambda names: [gr.update(visible=key in names) for key in lf.METHODS], methods, groups,
+                              queue=False)  # fmt: skip
+            with gr.Column(scale=8, min_width=300), gr.Tabs():
+                with gr.Tab("Before and after"):
+                    with gr.Row(elem_classes="acts"):
+                        describe = gr.Button("Describe", variant="primary", elem_id="describe")
+                        stop = gr.Button("Stop", elem_id="stop")
+                    line = gr.HTML(present.status(""), elem_id="status")
+                    with gr.Row():
+                        with gr.Column(min_width=260, elem_classes="side"):
+                            gr.HTML("<h2>Before <small>the unmodified model</small></h2>")
+                            before = gr.HTML(present.telling(Told(""), 0, SIGNAL), elem_id="before", js_on_load=PICK)
+                        with gr.Column(min_width=260, elem_classes="side"):
+                            gr.HTML("<h2>After <small>with the methods acting</small></h2>")
+                            after = gr.HTML(present.telling(Told(""), 1, SIGNAL), elem_id="after", js_on_load=PICK)
+                    with gr.Row(elem_classes="legend-row"):
+                        gr.HTML(present.legend(), elem_id="legend")
+                        signal = gr.Radio(
+                            [(label, key) for key, label in present.SIGNS.items()], value=SIGNAL, label="Shade words by",
+                            elem_id="signal",
+                        )  # fmt: skip
+                    with gr.Row():
+                        where = gr.HTML(present.hint(), elem_id="where")
+                        map_ = gr.HTML("", elem_id="heads", js_on_load=PICK)
+                with gr.Tab("All methods"):
+                    with gr.Row(elem_classes="acts"):
+                        compare = gr.Button("Compare all methods", variant="primary", elem_id="compare")
+                        stop_compare = gr.Button("Stop")
+                    line_compare = gr.HTML(present.status(""))
+                    cards = gr.HTML("<p class=empty>Every method, with its own defaults, on the photo and prompt at the side.</p>",
+                                    elem_id="cards")  # fmt: skip
+                with gr.Tab("Yes or no"):
+                    question = gr.Textbox("Is there a dog in the image?", label="A question about the photo, as POPE asks",
+                                          elem_id="question", max_lines=2)  # fmt: skip
+                    with gr.Row(elem_classes="acts"):
+                        ask = gr.Button("Ask", variant="primary", elem_id="ask")
+                        stop_ask = gr.Button("Stop")
+                    line_ask = gr.HTML(present.status(""))
+                    given = gr.HTML("", elem_id="answers")
+
+        inputs = [photo, prompt, name, methods, tokens, *controls]
+        work: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1, "preprocess": False, "show_progress": "hidden"}  # fmt: skip
+        read = partial(_asked, fields)
+
+        def on_describe(request: gr.Request, shade: str, *values: Any) -> Iterator[Any]:
+            blank = (present.hint(), "", None, None)
+            sides = (Told(""), Told(""))
+            stopping = visitors.begin(request)
+            yield present.status("waiting for the model", busy=True), *_texts(sides, shade, True), *blank
+            try:
+                asked = read(values)
+                for *sides, doing in engine.describe(asked, stopping):
+                    going = bool(doing) and doing != "Stopped"
+                    yield present.status(doing, busy=going), *_texts(sides, shade, going), *blank
+                kept = (open_photo(asked.photo), *sides)
+                yield present.status(doing), *_texts(sides, shade, False), *blank[:3], kept
+            except Exception as error:
+                yield present.status(_said(error), error=True), *_texts(sides, shade, False), *blank
+            finally:
+                stopping.set()
+
+        def on_compare(request: gr.Request, *values: Any) -> Iterator[Any]:
+            names, stopping = ["none", *lf.METHODS], visitors.begin(request)
+            yield present.status("waiting for the model", busy=True), ""
+            done: list[Told] = []
+            try:
+                choices = [lf.parse_methods(key) for key in names]
+                for done in engine.one_by_one(read(values), choices, stopping):
+                    doing = f"{len(done)} of {len(names)}"
+                    yield present.status(doing, busy=True), present.compared(names, done, True)
+                stopped = "Stopped" if stopping.is_set() else ""
+                yield present.status(stopped), present.compared(names, done, False)
+            except Exception as error:
+                yield present.status(_said(error), error=True), present.compared(names, done, False) if done else ""
+            finally:
+                stopping.set()
+
+        def on_ask(request: gr.Request, asking: str, *values: Any) -> Iterator[Any]:
+            stopping = visitors.begin(request)
+            yield present.status("waiting for the model", busy=True), ""
+            try:
+                asked = dataclasses.replace(read(values), prompt=asking, tokens=8)
+                names = ["before", "with " + ("+".join(one.method_name() for one in asked.methods) or "no method")]
+                for done in engine.one_by_one(asked, [(), asked.methods], stopping):
+                    yield present.status("answering", busy=True), present.answers(asking, names, done)
+                yield present.status(""), present.answers(asking, names, done)
+            except Exception as error:
+                yield present.status(_said(error), error=True), ""
+            finally:
+                stopping.set()
+
+        screen = [line, before, after, where, map_, picked, shown]
+        describe.click(on_describe, [signal, *inputs], screen, **work)
+        compare.click(on_compare, inputs, [line_compare, cards], **work)
+        gr.on([ask.click, question.submit], on_ask, [question, *inputs], [line_ask, given], **work)
+        for button in (stop, stop_compare, stop_ask):
+            button.click(visitors.stop, None, None, queue=False, show_progress="hidden")
+        page.unload(visitors.stop)
+
+        def on_photo(path: dict[str, Any] | None) -> str:
+            try:
+                if path is not None:
+                    open_photo(Path(path["path"]))
+            except LvlmFixError as error:
+                return present.status(str(error), error=True)
+            return present.status("")
+
+        photo.change(on_photo, photo, line, preprocess=False, show_progress="hidden")
+        light: dict[str, Any] = {"queue": False, "show_progress": "hidden"}
+
+        def on_signal(kept: Any, shade: str) -> tuple[str, str]:
+            return _texts(kept[1:] if kept else (Told(""), Told("")), shade, False)
+
+        signal.input(on_signal, [shown, signal], [before, after], **light)
+
+        def on_pick(kept: Any, last: Any, event: gr.EventData) -> tuple[Any, ...]:
+            kind, first, second = str(event.pick).split(":")
+            if kept is None or (kind == "head" and last is None):
+                return present.hint(), "", None
+            side, word = (int(first), int(second)) if kind == "word" else last
+            head = (int(first), int(second)) if kind == "head" else None
+            found = kept[1 + side].grounding
+            return present.looked(kept[0], found, word, head), present.head_map(found, word, head), (side, word)
+
+        for words in (before, after, map_):
+            words.click(on_pick, [shown, picked], [where, map_, picked], **light)
+    return page
+
+
+def _settings(methods: gr.Dropdown) -> tuple[list[gr.Group], list[tuple[str, str]], list[Any]]:
+    """A group of controls for every method, built from its settings' declared ranges."""
+    groups, fields, controls = [], [], []
+    for key, kind in lf.METHODS.items():
+        with gr.Group(visible=key in methods.value, elem_id=f"settings-{key}") as group:
+            gr.HTML(f"<p class=method><b>{key}</b> {kind.paper}</p>")
+            for field in dataclasses.fields(kind):
+                control = _control(f"{key}.{field.name}", field)
+                if control is not None:
+                    fields.append((key, field.name))
+                    controls.append(control)
+        groups.append(group)
+    return groups, fields, controls
+
+
+def _control(key: str, field: dataclasses.Field[Any]) -> Any:
+    """The control of one setting; None for one that has no simple control (lists of layers or tokens)."""
+    if not field.metadata or field.default is None or isinstance(field.default, tuple):
+        return None
+    doc, options = field.metadata["doc"], field.metadata["options"]
+    given: dict[str, Any] = {"label": field.name, "info": doc, "elem_id": key.replace(".", "-")}
+    if options:
+        return gr.Dropdown(list(options), value=field.default, **given)
+    if isinstance(field.default, bool):
+        return gr.Checkbox(field.default, **given)
+    if isinstance(field.default, str):
+        return gr.Textbox(field.default, max_length=300, **given)
+    low, high, step = present.slider_range(field.default, field.metadata["low"], field.metadata["high"])
+    return gr.Slider(low, high, value=field.default, step=step, **given)
+
+
+def _asked(fields: Sequence[tuple[str, str]], values: Sequence[Any]) -> Asked:
+    """What the page holds, as a request. Raises `SettingError` and `UnknownNameError`."""
+    photo, prompt, model, names, tokens, *settings = values
+    given: dict[str, dict[str, Any]] = defaultdict(dict)
+    for (method, setting), value in zip(fields, settings, strict=True):
+        whole = isinstance(lf.METHODS[method].__dataclass_fields__[setting].default, int) and isinstance(value, float)
+        given[method][setting] = int(value) if whole else value
+    methods = []
+    for key in names or ():
+        if key not in lf.METHODS:
+            raise SettingError(f"there is no method {key!r}")
+        methods.append(lf.METHODS[key](**given[key]))
+    path = Path(photo["path"]) if photo else None
+    return Asked(path, str(prompt or ""), str(model or "").strip() or "tiny", tuple(methods), int(tokens))
+
+
+def _texts(sides: Sequence[Told], shade: str, going: bool) -> tuple[str, str]:
+    writing = 1 if sides[0].seconds else 0
+    return (
+        present.telling(sides[0], 0, shade, going and writing == 0),
+        present.telling(sides[1], 1, shade, going and writing == 1 and not sides[1].seconds),
+    )
+
+
+def _said(error: Exception) -> str:
+    """An expected error's own message; anything else is logged, and named."""
+    if isinstance(error, LvlmFixError):
+        return str(error)
+    log.exception("the demo failed")
+    return f"something went wrong ({type(error).__name__}); the server's log says more"
+
+
+def serve(
+    model: str = "tiny", host: str = "127.0.0.1", port: int = 7860, *, wait: bool = True
+) -> tuple[Engine, str, Callable[[], None]]:
+    """Start the page; returns the engine, its address and what closes it. With `wait`, only after an interrupt."""
+    local = host in ("127.0.0.1", "localhost", "::1")
+    engine = Engine(allowed=lambda name: local or name == model)
+    page = build(engine, model, local)
+    page.queue(max_size=QUEUE, api_open=False)
+    font = ["system-ui", "-apple-system", "Segoe UI", "sans-serif"]
+    _, address, _ = page.launch(
+        server_name=host, server_port=port, share=False, quiet=True, prevent_thread_lock=True, max_file_size=UPLOAD,
+        footer_links=[], enable_monitoring=False, ssr_mode=False, state_session_capacity=64, head=HEAD,
+        theme=gr.themes.Base(primary_hue="teal", neutral_hue="slate", font=font, font_mono=["ui-monospace", "monospace"]),
+        css_paths=str(files("lvlm_demo") / "style.css"),
+    )  # fmt: skip
+    if wait:
+        print(f"lvlm-fix demo: {address}  (Ctrl-C ends it)", flush=True)
+        page.block_thread()
+    return engine, address, page.close

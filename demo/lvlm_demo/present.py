@@ -1,0 +1,260 @@
+"""Results -> what the screen shows: HTML and pictures. Pure: no model, no page, no clock."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from collections.abc import Sequence
+from html import escape
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image
+
+from lvlm_demo.engine import Told
+from lvlm_fix.grounding import Grounding, words_of
+
+__all__ = [
+    "answers",
+    "before_after",
+    "chosen_heads",
+    "compared",
+    "head_map",
+    "hint",
+    "legend",
+    "levels",
+    "looked",
+    "slider_range",
+    "status",
+    "telling",
+]
+
+LEVELS = ("weakest", "weaker", "stronger", "strongest")
+SIGNS = {"t_vhd": "T-VHD", "log_probability": "log-probability", "image_gain": "gain by the image"}
+
+
+def levels(scores: Sequence[float]) -> list[int]:
+    """0 for the lowest quarter of the scores to 3 for the highest; by rank, so that every text has all of them."""
+    order = np.argsort(np.argsort(scores, kind="stable"), kind="stable")
+    return [int(4 * rank // len(scores)) for rank in order]
+
+
+def telling(told: Told, side: int, signal: str, going: bool = False) -> str:
+    """One text: a button a word where it is grounded, shaded and underlined by level; invented objects struck."""
+    if not told.text:
+        return f'<div class="text">{_caret() if going else "<p class=empty>The text appears here.</p>"}</div>'
+    words = words_of(range(1, len(told.text) + 1), told.text)
+    shade = levels(told.grounding.scores(signal)) if told.grounding else None
+    values = told.grounding.scores(signal) if told.grounding else []
+    out, place = [], 0
+    for number, word in enumerate(words):
+        out.append(escape(told.text[place : word.start]))
+        wrong = told.invented is not None and number in told.invented
+        inner = f'<s title="not in the photo">{escape(word.text)}</s><sup aria-label="not in the photo">✗</sup>' if wrong else escape(word.text)  # fmt: skip
+        if shade is None:
+            out.append(f"<span>{inner}</span>")
+        else:
+            name = LEVELS[shade[number]]
+            hint = f"{name}: {SIGNS[signal]} {values[number]:.2f}"
+            out.append(f'<button type="button" class="w {name}" data-pick="word:{side}:{number}" title="{hint}">{inner}</button>')  # fmt: skip
+        place = word.end
+    out.append(escape(told.text[place:]))
+    return f'<div class="text"><p>{"".join(out)}{_caret() if going else ""}</p>{"" if going else _facts(told)}</div>'
+
+
+def legend() -> str:
+    """What shade and line mean, in words."""
+    samples = "".join(f'<span class="w {name}">{name}</span>' for name in LEVELS)
+    return (
+        f'<div class="legend"><span>Words by how far they rest on the picture, within one text:</span> {samples} '
+        "<span><s>object</s><sup>✗</sup> not in the photo (known for the samples)</span></div>"
+    )
+
+
+def hint() -> str:
+    """In place of the heat map, until a word is picked."""
+    return "<p class=empty>Click a word of a finished text to see where the model looked for it.</p>"
+
+
+def slider_range(default: float, low: float, high: float) -> tuple[float, float, float]:
+    """Least, greatest and step of a slider from a setting's default and declared range.
+
+    Where the range is open the slider ends at twice the default (at least 1, for whole numbers 10) from it.
+    """
+    whole = isinstance(default, int)
+    reach = max(2 * abs(default), 10 if whole else 1)
+    low = low if math.isfinite(low) else default - reach
+    high = high if math.isfinite(high) else default + reach
+    return low, high, 1 if whole else 10 ** math.floor(math.log10((high - low) / 100) + 0.001)
+
+
+def _caret() -> str:
+    return '<span class="caret" aria-hidden="true"></span>'
+
+
+def _facts(told: Told) -> str:
+    """What there is to count of a finished text."""
+    facts = [f"{len(told.text.split())} words"]
+    if told.invented is not None:
+        words = told.text.split()
+        names = [words[i].strip(".,;:!?") for i in sorted(told.invented)]
+        facts.append(f"<b>{len(names)} invented</b>" if names else "<b>nothing invented</b>")
+    if told.seconds:
+        facts.append(f"{told.seconds:.1f} s")
+    note = f"<p class=note>{escape(told.note)}</p>" if told.note else ""
+    return f'<p class="facts">{" · ".join(facts)}</p>{note}'
+
+
+def status(message: str, busy: bool = False, error: bool = False) -> str:
+    """The line above the texts: what is done now, or what was wrong."""
+    if not message:
+        return '<div class="status" role="status"></div>'
+    kind, role = ("error", "alert") if error else ("busy" if busy else "done", "status")
+    sign = "<span class=sign aria-hidden=true>!</span>" if error else ""
+    return (
+        f'<div class="status {kind}" role="{role}">{sign}<span>{escape(message[:1].upper() + message[1:])}</span></div>'
+    )
+
+
+# where it looked -----------------------------------------------------------------------------------------------
+
+
+def chosen_heads(found: Grounding, share: float = 1 / 8) -> list[tuple[int, int]]:
+    """The heads whose output the image moves most over the whole text: the highest `share` by mean VHD."""
+    mean = found.vhd.mean(0).numpy()
+    count = max(1, round(mean.size * share))
+    return [(int(i) // mean.shape[1], int(i) % mean.shape[1]) for i in np.argsort(-mean, axis=None)[:count]]
+
+
+def sinks(found: Grounding, factor: float = 5.0) -> list[tuple[int, int]]:
+    """Patches (row, column) that draw attention whatever is said: `factor` times the mean patch, over text and heads."""
+    assert found.looks is not None and found.grid is not None
+    rows, columns = found.grid
+    mean = found.looks.float().mean((0, 1, 2))[: rows * columns].reshape(rows, columns).numpy()
+    return [(int(r), int(c)) for r, c in np.argwhere(mean > factor * mean.mean())]
+
+
+def looked(photo: Image.Image, found: Grounding, word: int, head: tuple[int, int] | None = None) -> str:
+    """The photo under a heat map of where the chosen heads, or one head, looked for a word; sinks are ringed."""
+    heads = [head] if head else chosen_heads(found)
+    heat = found.look(word, heads).numpy()
+    rows, columns = heat.shape
+    small = photo.copy()
+    small.thumbnail((640, 640))
+    level = heat / heat.max() if heat.max() > 0 else heat
+    smooth = (
+        np.asarray(Image.fromarray((level * 255).astype(np.uint8)).resize(small.size, Image.Resampling.BICUBIC)) / 255
+    )
+    paint = colormaps["inferno"](smooth)
+    paint[..., 3] = 0.15 + 0.75 * smooth
+    top = np.unravel_index(int(heat.argmax()), heat.shape)
+    marks = [
+        f'<circle cx="{(c + 0.5) / columns * 100:.1f}%" cy="{(r + 0.5) / rows * 100:.1f}%" r="7" class="sink"><title>visual sink</title></circle>'
+        for r, c in sinks(found)
+    ]
+    x, y = (float(top[1]) + 0.5) / columns * 100, (float(top[0]) + 0.5) / rows * 100
+    marks.append(f'<text x="{x:.1f}%" y="{y:.1f}%" class="most">+</text>')
+    who = f"head {head[1]} of layer {head[0]}" if head else f"{len(heads)} heads"
+    text = escape(found.words[word].text)
+    rings = " ○ draws attention for every word (visual sink)." if len(marks) > 1 else ""
+    return (
+        f'<figure class="look"><div class="stack"><img src="{_data(small, "JPEG")}" alt="the photo">'
+        f'<img class="heat" src="{_data(Image.fromarray((paint * 255).astype(np.uint8)), "PNG")}" alt="heat map for {text}">'
+        f"<svg>{''.join(marks)}</svg></div><figcaption>Where {who} looked for <b>“{text}”</b>: {heat.sum():.0%} of the "
+        f"attention is on the picture. + is the brightest patch.{rings}</figcaption></figure>"
+    )
+
+
+def head_map(found: Grounding, word: int, head: tuple[int, int] | None = None) -> str:
+    """Layers × heads, the square as large as the head's VHD for a word; the chosen heads ringed, one to click each."""
+    values = found.heads(word).numpy()
+    ringed, most = set(chosen_heads(found)), float(values.max()) or 1.0
+    rows = []
+    for layer in reversed(range(values.shape[0])):
+        cells = "".join(
+            f'<button type="button" data-pick="head:{layer}:{i}" class="h{" ringed" if (layer, i) in ringed else ""}'
+            f'{" picked" if (layer, i) == head else ""}" title="layer {layer}, head {i}: VHD {values[layer, i]:.2f}" '
+            f'aria-label="layer {layer}, head {i}"><i style="--v:{values[layer, i] / most:.2f}"></i></button>'
+            for i in range(values.shape[1])
+        )
+        rows.append(f'<div class="layer"><span>{layer}</span>{cells}</div>')
+    text = escape(found.words[word].text)
+    return (
+        f'<figure class="heads"><div class="grid" style="--n:{values.shape[1]}">{"".join(rows)}</div><figcaption>How far the image moves each '
+        f"head for <b>“{text}”</b> (VHD): layers upwards, heads to the right, larger is further. Ringed: the heads of the "
+        "heat map. Click one to see where it alone looked.</figcaption></figure>"
+    )
+
+
+def _data(image: Image.Image, kind: str) -> str:
+    buffer = io.BytesIO()
+    image.save(buffer, kind)
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+# the other tabs ------------------------------------------------------------------------------------------------
+
+
+def compared(names: Sequence[str], done: Sequence[Told], going: bool) -> str:
+    """One card a method, in the order they are asked."""
+    cards = []
+    for number, name in enumerate(names):
+        last = going and number == len(done) - 1
+        body = (
+            telling(done[number], 0, "t_vhd", last and not done[number].seconds)
+            if number < len(done)
+            else "<p class=empty>waiting</p>"
+        )
+        cards.append(f'<section class="card"><h3>{escape(name)}</h3>{body}</section>')
+    return f'<div class="cards">{"".join(cards)}</div>'
+
+
+def answers(question: str, names: Sequence[str], done: Sequence[Told]) -> str:
+    """A yes/no question and its answers."""
+    cards = "".join(
+        f'<section class="card answer"><h3>{escape(name)}</h3><p class="big">{escape(told.text) or "…"}</p></section>'
+        for name, told in zip(names, done, strict=False)
+    )
+    return f'<p class="question">{escape(question)}</p><div class="cards two">{cards}</div>'
+
+
+# the picture ---------------------------------------------------------------------------------------------------
+
+
+def before_after(photo: Image.Image, sides: Sequence[tuple[str, Told]]) -> Figure:
+    """The photo and its texts side by side; invented words red and struck through. 1200 × 420 pixels at 100 dpi."""
+    figure = Figure(figsize=(12, 4.2), dpi=100, facecolor="white")
+    canvas = FigureCanvasAgg(figure)
+    picture = figure.add_axes((0.015, 0.05, 0.3, 0.9))
+    picture.imshow(photo)
+    picture.set_axis_off()
+    renderer = canvas.get_renderer()
+    width = 0.655 / len(sides)
+    for number, (title, told) in enumerate(sides):
+        left, right = 0.335 + number * width, 0.335 + (number + 1) * width - 0.025
+        figure.text(left, 0.9, title, fontsize=15, fontweight="bold", va="top", color="#0f172a")
+        x, y = left, 0.78
+        for place, word in enumerate(told.text.split()):
+            wrong = told.invented is not None and place in told.invented
+            drawn = figure.text(x, y, word, fontsize=13, va="baseline", color="#b91c1c" if wrong else "#1e293b")
+            box = drawn.get_window_extent(renderer).transformed(figure.transFigure.inverted())
+            if box.x1 > right and x > left:
+                x, y = left, y - 0.075
+                drawn.set_position((x, y))
+                box = drawn.get_window_extent(renderer).transformed(figure.transFigure.inverted())
+            if wrong:
+                middle = y + 0.016
+                figure.add_artist(_line((box.x0, box.x1), (middle, middle)))
+            x = box.x1 + 0.006
+        count = len(told.invented or ())
+        figure.text(left, 0.06, f"{count} invented" if count else "nothing invented", fontsize=12, color="#64748b")
+    return figure
+
+
+def _line(x: tuple[float, float], y: tuple[float, float]):  # noqa: ANN202
+    from matplotlib.lines import Line2D
+
+    return Line2D(x, y, color="#b91c1c", linewidth=1.8)
