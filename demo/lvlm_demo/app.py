@@ -1,4 +1,4 @@
-"""The page's layout: what is where, and which function fills it. What it shows is `present`'s, what it does `engine`'s."""
+"""The page's layout: what is where. What is shown is made in `present`, the work is done in `engine`."""
 
 from __future__ import annotations
 
@@ -36,6 +36,7 @@ PICK = """element.addEventListener('click', event => {
   if (picked.classList.contains('w')) picked.classList.add('picked');
   trigger('click', {pick: picked.dataset.pick});
 });"""
+MONO = ["ui-monospace", "monospace"]  # the system's own fonts: none is fetched
 HEAD = '<meta name="referrer" content="no-referrer">'
 log = logging.getLogger("lvlm_demo")
 
@@ -66,9 +67,7 @@ def build(engine: Engine, model: str = "tiny", free_model: bool = True) -> gr.Bl
     with gr.Blocks(title="lvlm-fix", analytics_enabled=False, delete_cache=(3600, 3600)) as page:
         shown = gr.State(None, time_to_live=3600)  # the two texts with their grounding, and the photo
         picked = gr.State(None)
-        gr.HTML(
-            "<header><h1>lvlm-fix</h1><p>What does the model invent, and what changes when a method acts on it?</p></header>"
-        )
+        gr.HTML(present.TITLE)
         with gr.Row(elem_classes="page"):
             with gr.Column(scale=4, min_width=300, elem_classes="asking"):
                 photo = gr.Image(
@@ -78,8 +77,8 @@ def build(engine: Engine, model: str = "tiny", free_model: bool = True) -> gr.Bl
                 gr.Examples([[str(folder / name)] for name in SAMPLES], [photo], label="Samples", elem_id="samples")
                 prompt = gr.Textbox(DESCRIBE, label="Prompt", lines=2, max_lines=4, elem_id="prompt")
                 methods = gr.Dropdown(
-                    list(lf.METHODS), value=["vhr"], multiselect=True, max_choices=3, label="Methods, in the order they act",
-                    elem_id="methods",
+                    list(lf.METHODS), value=["vhr"], multiselect=True, max_choices=3, elem_id="methods",
+                    label="Methods, in the order they act",
                 )  # fmt: skip
                 groups, fields, controls = _settings(methods)
                 with gr.Accordion("More", open=False):
@@ -88,14 +87,17 @@ def build(engine: Engine, model: str = "tiny", free_model: bool = True) -> gr.Bl
                         model, label="Model: a name on the hub, a folder, or “tiny”", interactive=free_model,
                         max_lines=1, elem_id="model",
                     )  # fmt: skip
-                methods.input(lambda names: [gr.update(visible=key in names) for key in lf.METHODS], methods, groups,
-                              queue=False)  # fmt: skip
+
+                def on_methods(names: list[str]) -> list[Any]:
+                    return [gr.update(visible=key in names) for key in lf.METHODS]
+
+                methods.input(on_methods, methods, groups, queue=False)
             with gr.Column(scale=8, min_width=300), gr.Tabs():
                 with gr.Tab("Before and after"):
                     with gr.Row(elem_classes="acts"):
                         describe = gr.Button("Describe", variant="primary", elem_id="describe")
                         stop = gr.Button("Stop", elem_id="stop")
-                    line = gr.HTML(present.status(""), elem_id="status")
+                        line = gr.HTML(present.status(""), elem_id="status")
                     with gr.Row():
                         with gr.Column(min_width=260, elem_classes="side"):
                             gr.HTML("<h2>Before <small>the unmodified model</small></h2>")
@@ -106,8 +108,8 @@ def build(engine: Engine, model: str = "tiny", free_model: bool = True) -> gr.Bl
                     with gr.Row(elem_classes="legend-row"):
                         gr.HTML(present.legend(), elem_id="legend")
                         signal = gr.Radio(
-                            [(label, key) for key, label in present.SIGNS.items()], value=SIGNAL, label="Shade words by",
-                            elem_id="signal",
+                            [(label, key) for key, label in present.SIGNS.items()], value=SIGNAL, elem_id="signal",
+                            label="Shade words by",
                         )  # fmt: skip
                     with gr.Row():
                         where = gr.HTML(present.hint(), elem_id="where")
@@ -116,30 +118,32 @@ def build(engine: Engine, model: str = "tiny", free_model: bool = True) -> gr.Bl
                     with gr.Row(elem_classes="acts"):
                         compare = gr.Button("Compare all methods", variant="primary", elem_id="compare")
                         stop_compare = gr.Button("Stop")
-                    line_compare = gr.HTML(present.status(""))
-                    cards = gr.HTML("<p class=empty>Every method, with its own defaults, on the photo and prompt at the side.</p>",
-                                    elem_id="cards")  # fmt: skip
+                        line_compare = gr.HTML(present.status(""))
+                    cards = gr.HTML(present.EVERY, elem_id="cards")
                 with gr.Tab("Yes or no"):
-                    question = gr.Textbox("Is there a dog in the image?", label="A question about the photo, as POPE asks",
-                                          elem_id="question", max_lines=2)  # fmt: skip
+                    question = gr.Textbox(
+                        "Is there a dog in the image?", label="A question about the photo, as POPE asks", max_lines=2,
+                        elem_id="question",
+                    )  # fmt: skip
                     with gr.Row(elem_classes="acts"):
                         ask = gr.Button("Ask", variant="primary", elem_id="ask")
                         stop_ask = gr.Button("Stop")
-                    line_ask = gr.HTML(present.status(""))
+                        line_ask = gr.HTML(present.status(""), elem_id="status-ask")
                     given = gr.HTML("", elem_id="answers")
 
         inputs = [photo, prompt, name, methods, tokens, *controls]
-        work: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1, "preprocess": False, "show_progress": "hidden"}  # fmt: skip
+        work: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1}  # the others wait in the queue
+        work |= {"preprocess": False, "show_progress": "hidden"}
         read = partial(_asked, fields)
 
         def on_describe(request: gr.Request, shade: str, *values: Any) -> Iterator[Any]:
             blank = (present.hint(), "", None, None)
-            sides = (Told(""), Told(""))
+            sides, doing = (Told(""), Told("")), ""
             stopping = visitors.begin(request)
             yield present.status("waiting for the model", busy=True), *_texts(sides, shade, True), *blank
             try:
                 asked = read(values)
-                for *sides, doing in engine.describe(asked, stopping):
+                for sides, doing in engine.describe(asked, stopping):
                     going = bool(doing) and doing != "Stopped"
                     yield present.status(doing, busy=going), *_texts(sides, shade, going), *blank
                 kept = (open_photo(asked.photo), *sides)
@@ -169,7 +173,7 @@ def build(engine: Engine, model: str = "tiny", free_model: bool = True) -> gr.Bl
             stopping = visitors.begin(request)
             yield present.status("waiting for the model", busy=True), ""
             try:
-                asked = dataclasses.replace(read(values), prompt=asking, tokens=8)
+                asked, done = dataclasses.replace(read(values), prompt=asking, tokens=8), list[Told]()
                 names = ["before", "with " + ("+".join(one.method_name() for one in asked.methods) or "no method")]
                 for done in engine.one_by_one(asked, [(), asked.methods], stopping):
                     yield present.status("answering", busy=True), present.answers(asking, names, done)
@@ -224,7 +228,7 @@ def _settings(methods: gr.Dropdown) -> tuple[list[gr.Group], list[tuple[str, str
         with gr.Group(visible=key in methods.value, elem_id=f"settings-{key}") as group:
             gr.HTML(f"<p class=method><b>{key}</b> {kind.paper}</p>")
             for field in dataclasses.fields(kind):
-                control = _control(f"{key}.{field.name}", field)
+                control = _control(kind, field)
                 if control is not None:
                     fields.append((key, field.name))
                     controls.append(control)
@@ -232,20 +236,21 @@ def _settings(methods: gr.Dropdown) -> tuple[list[gr.Group], list[tuple[str, str
     return groups, fields, controls
 
 
-def _control(key: str, field: dataclasses.Field[Any]) -> Any:
-    """The control of one setting; None for one that has no simple control (lists of layers or tokens)."""
-    if not field.metadata or field.default is None or isinstance(field.default, tuple):
+def _control(kind: type[lf.Method], field: Any) -> Any:
+    """The control of one setting; None for lists and for free text, which may name a file of the server."""
+    options = field.metadata.get("options", ())
+    if not field.metadata or not (options or isinstance(field.default, bool | int | float)):
         return None
-    doc, options = field.metadata["doc"], field.metadata["options"]
-    given: dict[str, Any] = {"label": field.name, "info": doc, "elem_id": key.replace(".", "-")}
+    doc, default = field.metadata["doc"], field.default
+    given: dict[str, Any] = {"label": field.name, "info": doc, "elem_id": f"{kind.method_name()}-{field.name}"}
     if options:
-        return gr.Dropdown(list(options), value=field.default, **given)
+        return gr.Dropdown(list(options), value=default, **given)
     if isinstance(field.default, bool):
         return gr.Checkbox(field.default, **given)
-    if isinstance(field.default, str):
-        return gr.Textbox(field.default, max_length=300, **given)
-    low, high, step = present.slider_range(field.default, field.metadata["low"], field.metadata["high"])
-    return gr.Slider(low, high, value=field.default, step=step, **given)
+    low, high, step = present.slider_range(default, field.metadata["low"], field.metadata["high"])
+    if not present.settable(kind, field.name, high):
+        return None
+    return gr.Slider(low, high, value=default, step=step, **given)
 
 
 def _asked(fields: Sequence[tuple[str, str]], values: Sequence[Any]) -> Asked:
@@ -292,7 +297,7 @@ def serve(
     _, address, _ = page.launch(
         server_name=host, server_port=port, share=False, quiet=True, prevent_thread_lock=True, max_file_size=UPLOAD,
         footer_links=[], enable_monitoring=False, ssr_mode=False, state_session_capacity=64, head=HEAD,
-        theme=gr.themes.Base(primary_hue="teal", neutral_hue="slate", font=font, font_mono=["ui-monospace", "monospace"]),
+        theme=gr.themes.Base(primary_hue="teal", neutral_hue="slate", font=font, font_mono=MONO),
         css_paths=str(files("lvlm_demo") / "style.css"),
     )  # fmt: skip
     if wait:

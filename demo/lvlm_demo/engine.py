@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lvlm_eval.chair.extract import mentions
 from PIL import Image
 from transformers import StoppingCriteria, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
 import lvlm_fix as lf
-from lvlm_eval.chair.extract import mentions
 from lvlm_fix.errors import ImageError, InputError
 from lvlm_fix.grounding import Grounding, ground
 from lvlm_fix.models import prepare
@@ -37,6 +37,7 @@ SIDE = 1600  # pixels of the longer side that is kept
 PROMPT = 1_000  # characters
 TOKENS = 256
 PATIENCE = 10.0  # seconds
+OPTIONS: dict[str, Any] = {"do_sample": False}  # of the stock generate
 
 
 @dataclass(frozen=True)
@@ -165,7 +166,10 @@ class Engine:
     ) -> Generator[str, None, tuple[list[int], Told]]:
         """The text so far, again and again (also while nothing is new); returns its ids and the finished text."""
         line, heard, start = _Line(), [time.monotonic()], time.perf_counter()
-        note, decode = [""], [lambda ids: ""]
+        note, readers = [""], list[Any]()
+
+        def decode(ids: list[int]) -> str:
+            return readers[0].decode(ids, skip_special_tokens=True).strip() if ids else ""
 
         def work() -> None:
             try:
@@ -175,9 +179,8 @@ class Engine:
                     self.running += 1
                     try:
                         model, processor = self._model(asked.model)
-                        decode[0] = lambda ids: processor.decode(ids, skip_special_tokens=True).strip()
-                        options = {
-                            "do_sample": False,
+                        readers.append(processor)
+                        options = OPTIONS | {
                             "max_new_tokens": asked.tokens,
                             "streamer": line,
                             "stopping_criteria": StoppingCriteriaList([_Stopped(stop, lambda: heard[0])]),
@@ -201,6 +204,7 @@ class Engine:
         thread = threading.Thread(target=work, daemon=True)
         thread.start()
         ids: list[int] = []
+        item: int | BaseException | None = -1
         try:
             while True:
                 try:
@@ -214,19 +218,18 @@ class Engine:
                     raise item
                 if item >= 0:
                     ids.append(item)
-                yield decode[0](ids)
+                yield decode(ids)
         finally:  # also when the page is gone and this generator is thrown away
-            finished = not thread.is_alive() or item is None
-            if not finished:
+            if item is not None:
                 stop.set()
-        return ids, Told(decode[0](ids), time.perf_counter() - start, note[0])
+        return ids, Told(decode(ids), time.perf_counter() - start, note[0])
 
     def ground(self, asked: Asked, photo: Image.Image, ids: Sequence[int]) -> Grounding:
         """Where every word of a finished text rests on the photo."""
         with self._lock:
             return ground(*self._model(asked.model), photo, asked.prompt, ids, looks=True)
 
-    def describe(self, asked: Asked, stop: threading.Event) -> Iterator[tuple[Told, Told, str]]:
+    def describe(self, asked: Asked, stop: threading.Event) -> Iterator[tuple[tuple[Told, Told], str]]:
         """Before and after, word by word, then grounded; with a line on what is being done."""
         photo, objects = self.check(asked), self._objects or objects_of(asked.photo)
         sides = [Told(""), Told("")]
@@ -244,16 +247,16 @@ class Engine:
                     written[side], told = end.value
                     break
                 sides[side] = Told(text)
-                yield sides[0], sides[1], f"Describing {doing}" if text else f"Looking at the photo {doing}"
+                yield (sides[0], sides[1]), f"Describing {doing}" if text else f"Looking at the photo {doing}"
             sides[side] = replace(told, invented=invented_in(told.text, objects))
             if stop.is_set():
-                yield sides[0], sides[1], "Stopped"
+                yield (sides[0], sides[1]), "Stopped"
                 return
-        yield sides[0], sides[1], "Measuring how each word rests on the picture"
+        yield (sides[0], sides[1]), "Measuring how each word rests on the picture"
         for side, told in enumerate(sides):
             if told.text and not stop.is_set():
                 sides[side] = replace(told, grounding=self.ground(asked, photo, written[side]))
-        yield sides[0], sides[1], "Stopped" if stop.is_set() else ""
+        yield (sides[0], sides[1]), "Stopped" if stop.is_set() else ""
 
     def one_by_one(
         self, asked: Asked, choices: Sequence[tuple[lf.Method, ...]], stop: threading.Event

@@ -12,10 +12,13 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from PIL import Image
 
 from lvlm_demo.engine import Told
+from lvlm_fix.errors import SettingError
 from lvlm_fix.grounding import Grounding, words_of
+from lvlm_fix.method import Method
 
 __all__ = [
     "answers",
@@ -32,7 +35,9 @@ __all__ = [
     "telling",
 ]
 
-LEVELS = ("weakest", "weaker", "stronger", "strongest")
+LEVELS = ("weakest", "weaker", "stronger", "strongest")  # only the first two are marked
+TITLE = "<header><h1>lvlm-fix</h1><p>What does the model invent, and what changes when a method acts?</p></header>"
+EVERY = "<p class=empty>Every method, with its own defaults, on the photo and prompt at the side.</p>"
 SIGNS = {"t_vhd": "T-VHD", "log_probability": "log-probability", "image_gain": "gain by the image"}
 
 
@@ -52,14 +57,17 @@ def telling(told: Told, side: int, signal: str, going: bool = False) -> str:
     out, place = [], 0
     for number, word in enumerate(words):
         out.append(escape(told.text[place : word.start]))
-        wrong = told.invented is not None and number in told.invented
-        inner = f'<s title="not in the photo">{escape(word.text)}</s><sup aria-label="not in the photo">✗</sup>' if wrong else escape(word.text)  # fmt: skip
+        inner = escape(word.text)
+        if told.invented is not None and number in told.invented:
+            inner = f'<s title="not in the photo">{inner}</s><sup aria-label="not in the photo">✗</sup>'
         if shade is None:
             out.append(f"<span>{inner}</span>")
         else:
             name = LEVELS[shade[number]]
-            hint = f"{name}: {SIGNS[signal]} {values[number]:.2f}"
-            out.append(f'<button type="button" class="w {name}" data-pick="word:{side}:{number}" title="{hint}">{inner}</button>')  # fmt: skip
+            out.append(
+                f'<button type="button" class="w {name}" data-pick="word:{side}:{number}" '
+                f'title="{name}: {SIGNS[signal]} {values[number]:.2f}">{inner}</button>'
+            )
         place = word.end
     out.append(escape(told.text[place:]))
     return f'<div class="text"><p>{"".join(out)}{_caret() if going else ""}</p>{"" if going else _facts(told)}</div>'
@@ -67,9 +75,9 @@ def telling(told: Told, side: int, signal: str, going: bool = False) -> str:
 
 def legend() -> str:
     """What shade and line mean, in words."""
-    samples = "".join(f'<span class="w {name}">{name}</span>' for name in LEVELS)
+    samples = "".join(f'<span class="w {name}">{name}</span>' for name in LEVELS[:2])
     return (
-        f'<div class="legend"><span>Words by how far they rest on the picture, within one text:</span> {samples} '
+        f'<div class="legend"><span>Least grounded quarter and second quarter of a text’s words:</span> {samples} '
         "<span><s>object</s><sup>✗</sup> not in the photo (known for the samples)</span></div>"
     )
 
@@ -88,7 +96,17 @@ def slider_range(default: float, low: float, high: float) -> tuple[float, float,
     reach = max(2 * abs(default), 10 if whole else 1)
     low = low if math.isfinite(low) else default - reach
     high = high if math.isfinite(high) else default + reach
+    low, high = round(low, 6), round(high, 6)
     return low, high, 1 if whole else 10 ** math.floor(math.log10((high - low) / 100) + 0.001)
+
+
+def settable(kind: type[Method], name: str, value: float) -> bool:
+    """Whether one setting may be changed alone; some go with another that has no control."""
+    try:
+        kind(**{name: value})
+    except SettingError:
+        return False
+    return True
 
 
 def _caret() -> str:
@@ -130,7 +148,7 @@ def chosen_heads(found: Grounding, share: float = 1 / 8) -> list[tuple[int, int]
 
 
 def sinks(found: Grounding, factor: float = 5.0) -> list[tuple[int, int]]:
-    """Patches (row, column) that draw attention whatever is said: `factor` times the mean patch, over text and heads."""
+    """Patches (row, column) that draw attention whatever is said: above `factor` times the mean patch."""
     assert found.looks is not None and found.grid is not None
     rows, columns = found.grid
     mean = found.looks.float().mean((0, 1, 2))[: rows * columns].reshape(rows, columns).numpy()
@@ -152,19 +170,20 @@ def looked(photo: Image.Image, found: Grounding, word: int, head: tuple[int, int
     paint[..., 3] = 0.15 + 0.75 * smooth
     top = np.unravel_index(int(heat.argmax()), heat.shape)
     marks = [
-        f'<circle cx="{(c + 0.5) / columns * 100:.1f}%" cy="{(r + 0.5) / rows * 100:.1f}%" r="7" class="sink"><title>visual sink</title></circle>'
+        f'<circle cx="{(c + 0.5) / columns:.1%}" cy="{(r + 0.5) / rows:.1%}" r="7" class="sink"/>'
         for r, c in sinks(found)
     ]
-    x, y = (float(top[1]) + 0.5) / columns * 100, (float(top[0]) + 0.5) / rows * 100
-    marks.append(f'<text x="{x:.1f}%" y="{y:.1f}%" class="most">+</text>')
+    x, y = (float(top[1]) + 0.5) / columns, (float(top[0]) + 0.5) / rows
+    marks.append(f'<text x="{x:.1%}" y="{y:.1%}" class="most">+</text>')
     who = f"head {head[1]} of layer {head[0]}" if head else f"{len(heads)} heads"
     text = escape(found.words[word].text)
     rings = " ○ draws attention for every word (visual sink)." if len(marks) > 1 else ""
+    heat_map = _data(Image.fromarray((paint * 255).astype(np.uint8)), "PNG")
     return (
         f'<figure class="look"><div class="stack"><img src="{_data(small, "JPEG")}" alt="the photo">'
-        f'<img class="heat" src="{_data(Image.fromarray((paint * 255).astype(np.uint8)), "PNG")}" alt="heat map for {text}">'
-        f"<svg>{''.join(marks)}</svg></div><figcaption>Where {who} looked for <b>“{text}”</b>: {heat.sum():.0%} of the "
-        f"attention is on the picture. + is the brightest patch.{rings}</figcaption></figure>"
+        f'<img class="heat" src="{heat_map}" alt="heat map for {text}"><svg>{"".join(marks)}</svg></div>'
+        f"<figcaption>Where {who} looked for <b>“{text}”</b>: {heat.sum():.0%} of the attention is on the picture. "
+        f"+ is the brightest patch.{rings}</figcaption></figure>"
     )
 
 
@@ -183,9 +202,10 @@ def head_map(found: Grounding, word: int, head: tuple[int, int] | None = None) -
         rows.append(f'<div class="layer"><span>{layer}</span>{cells}</div>')
     text = escape(found.words[word].text)
     return (
-        f'<figure class="heads"><div class="grid" style="--n:{values.shape[1]}">{"".join(rows)}</div><figcaption>How far the image moves each '
-        f"head for <b>“{text}”</b> (VHD): layers upwards, heads to the right, larger is further. Ringed: the heads of the "
-        "heat map. Click one to see where it alone looked.</figcaption></figure>"
+        f'<figure class="heads"><div class="grid" style="--n:{values.shape[1]}">{"".join(rows)}</div>'
+        f"<figcaption>How far the image moves each head for <b>“{text}”</b> (VHD): layers upwards, heads to the right, "
+        "larger is further. Ringed: the heads of the heat map. Click one to see where it alone looked.</figcaption>"
+        "</figure>"
     )
 
 
@@ -254,7 +274,5 @@ def before_after(photo: Image.Image, sides: Sequence[tuple[str, Told]]) -> Figur
     return figure
 
 
-def _line(x: tuple[float, float], y: tuple[float, float]):  # noqa: ANN202
-    from matplotlib.lines import Line2D
-
+def _line(x: tuple[float, float], y: tuple[float, float]) -> Line2D:
     return Line2D(x, y, color="#b91c1c", linewidth=1.8)
