@@ -147,6 +147,7 @@ class NextToken:
         self._early = {i: EarlyLayers(layers, model, family) for i, layers in early.items()}
         self._step = 0
         self._hooks: list[RemovableHandle] = []
+        self._replaced: list[Any] = []  # while attached to it, the model's own `get_image_features`, if it had one
         self._encoded: tuple[Any, dict[str, Any], int] | None = (
             None  # image features, what they came from, their number
         )
@@ -169,6 +170,7 @@ class NextToken:
             self._encoded = features, kwargs, 0 if pooled is None else sum(map(len, pooled))
             return features
 
+        self._replaced = [base.__dict__.get(ENCODE)]
         base.__dict__[ENCODE] = encode
 
     def remove(self) -> None:
@@ -176,7 +178,11 @@ class NextToken:
         for hook in self._hooks:
             hook.remove()
         self._hooks, self._encoded = [], None
-        self._model.base_model.__dict__.pop(ENCODE, None)
+        if self._replaced:
+            base: Any = self._model.base_model
+            del base.__dict__[ENCODE]
+            if (own := self._replaced.pop()) is not None:
+                base.__dict__[ENCODE] = own
 
     def reorder(self, index: Int[Tensor, " batch"]) -> None:
         """Follow the beams."""

@@ -4,28 +4,31 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
+import torch
 import typer
+from accelerate import PartialState
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+import lvlm_fix as lf
 from lvlm_eval import chair, pope
 from lvlm_eval.chair.extract import Dialect
-from lvlm_eval.coco import Truth, choose, photos_in, read_ids, truth_of
+from lvlm_eval.coco import choose, photos_in, read_ids, truth_of
 from lvlm_eval.compare import compare, load
 from lvlm_eval.records import Record, by_id, read, read_json, write
 from lvlm_eval.report import COUNTS, cell, render
-from lvlm_eval.run import Answer, Plan, Task, commit_of, run
+from lvlm_eval.run import Plan, Task, commit_of, draw, run
+from lvlm_eval.serve import expand, methods_of, serving
 from lvlm_fix.cli import settings_of
 from lvlm_fix.errors import DataError, SettingError
 from lvlm_fix.families import family_of
-from lvlm_fix.models import DESCRIBE
+from lvlm_fix.models import DESCRIBE, revision_of
 
 __all__ = ["app"]
 
@@ -96,7 +99,7 @@ def run_command(
     task: Annotated[str, typer.Argument(help="chair or pope")],
     data: Annotated[Path, typer.Option(help="COCO folder, or a folder of photos with an objects file")],
     out: Annotated[Path, typer.Option(help="run folder; the same command again resumes")],
-    method: Annotated[list[str], typer.Option(help='may be repeated; "none", "var+vhr", "vhr:strength=1.5"')],
+    method: Annotated[list[str], typer.Option(help='may be repeated; "none", "var+vhr", "random-heads:seed=0..19"')],
     model: Annotated[str, typer.Option(help='a hub name, a folder, or "tiny"')] = "tiny",
     revision: Annotated[str | None, typer.Option(help="commit of the model")] = None,
     images: Annotated[Path | None, typer.Option(help="folder of photos; default: val2014, val2017 or images")] = None,
@@ -117,39 +120,10 @@ def run_command(
     """Caption or question every photo under every method, in one resumable run."""
     if task not in get_args(Task):
         raise SettingError(f"run takes chair or pope, got {task!r}")
-    folder = images or next((data / name for name in ("val2014", "val2017", "images") if (data / name).is_dir()), data)
-    photos = photos_in(folder)
-    listed = f"{data / 'splits.json'}:{split}" if split else ids
-    wanted = read_ids(listed) if listed else None
-    known: Truth = {}
-    if task == "chair" or not questions or truth:
-        known = truth_of(data, truth)
-    samples: dict[str, list[Record]] = {}
-    if questions:
-        for path in questions:
-            asked = pope.read_questions(path)
-            chosen = set(choose(wanted or {item.image_id for item in asked.values()}, limit, seed))
-            samples[path.stem] = [_sample(item) for item in asked.values() if item.image_id in chosen]
-    else:
-        chosen = choose(wanted or set(known) & set(photos), limit, seed)
-        if unknown := [key for key in chosen if key not in known]:
-            raise DataError(f"the objects of {len(unknown)} photos are unknown (first: {unknown[0]}); see --truth")
-        if task == "chair":
-            samples[""] = [{"image_id": key} for key in chosen]
-        else:
-            here = {key: known[key] for key in chosen}
-            for name in pope.SPLITS:
-                made = pope.generate(here, chosen, name, seed=seed)
-                samples[name] = [_sample(pope.Question(**record)) for record in made]
+    samples, photos, known = draw(task, data, images, truth, questions or [], ids, split, limit, seed)
+    method = expand(method)
     settings = _settings(set_ or [], method)
-    import accelerate
-    import torch
-
-    import lvlm_fix as lf
-    from lvlm_fix.models import revision_of
-
-    for spec in method:
-        _methods(spec, settings)  # what cannot be done is said before the model is loaded
+    methods = {spec: methods_of(spec, settings) for spec in method}  # refused before the model is loaded
     plan = Plan(
         task="chair" if task == "chair" else "pope",
         model=model,
@@ -163,23 +137,11 @@ def run_command(
         max_new_tokens=max_new_tokens or (128 if task == "chair" else 8),
         seed=seed,
     )
-    state = accelerate.PartialState(cpu=not torch.cuda.is_available())  # else processes on CPUs miss each other
+    state = PartialState(cpu=not torch.cuda.is_available())  # else processes on CPUs miss each other
     loaded, processor = lf.load(model, revision=revision, device=str(state.device))
     plan = replace(plan, model_revision=revision_of(loaded))
-
-    @contextmanager
-    def answerer(spec: str) -> Generator[Answer]:
-        def answer(paths: Any, prompts: Any) -> list[str]:
-            opened = [lf.open_image(path) for path in paths]
-            return lf.answer(loaded, processor, opened, prompts, max_new_tokens=plan.max_new_tokens)
-
-        if methods := _methods(spec, settings):
-            with lf.fix(loaded, methods):
-                yield answer
-        else:
-            yield answer
-
-    run(plan, answerer, out, rank=state.process_index, world=state.num_processes, wait=state.wait_for_everyone)
+    serve = serving(loaded, processor, methods, plan.max_new_tokens)
+    run(plan, serve, out, rank=state.process_index, world=state.num_processes, wait=state.wait_for_everyone)
     if state.is_main_process and as_json:
         print(json.dumps({"run": str(out), "methods": list(method), "photos": len(plan.image_ids())}))
 
@@ -294,16 +256,6 @@ def _sentences(path: Path) -> list[Record]:
     return document["sentences"] if isinstance(document, dict) and "sentences" in document else read(path)
 
 
-def _sample(question: pope.Question) -> Record:
-    return {
-        "question_id": question.question_id,
-        "image_id": question.image_id,
-        "image": question.image,
-        "question": question.text,
-        "label": question.label,
-    }
-
-
 def _settings(pairs: list[str], methods: list[str]) -> dict[str, str]:
     given = settings_of(pairs)
     named = {part.partition(":")[0] for spec in methods for part in spec.split("+")}
@@ -313,23 +265,6 @@ def _settings(pairs: list[str], methods: list[str]) -> dict[str, str]:
                 f"--set {key}={value} is for a method that is not run; the methods are {', '.join(sorted(named))}"
             )
     return given
-
-
-def _methods(spec: str, settings: Mapping[str, str]) -> tuple[Any, ...]:
-    """Methods of "random-heads:seed=3,strength=1.5+var": settings in the name come before those of --set."""
-    import lvlm_fix as lf
-
-    names: list[str] = []
-    given = dict(settings)
-    for part in spec.split("+"):
-        name, _, inline = part.partition(":")
-        names.append(name)
-        for pair in filter(None, inline.split(",")):
-            key, equals, value = pair.partition("=")
-            if not equals:
-                raise SettingError(f"a method's own settings are written name:setting=value, got {part!r}")
-            given[f"{name}.{key}"] = value
-    return lf.parse_methods("+".join(names), given)
 
 
 def _dialect(name: str) -> Dialect:

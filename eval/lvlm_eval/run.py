@@ -3,8 +3,10 @@
 A run folder holds `run.json` (what was asked, of what, with which versions), `<method>.jsonl` for captions or
 `<method>.<split>.jsonl` for answers, the questions as `questions.<split>.jsonl`, and `parts/` while it lasts.
 
-The batch is the unit of work. Batches are cut once from the ordered samples, so a text never depends on what was done
-before, nor on how many processes share the work; process r of w takes batches r, r + w, ...
+The batch is the unit of work, and is served under one method after the other, so that what they share (photos, image
+features) is made once. Batches are cut once from the ordered samples, so a text never depends on what was done before,
+nor on how many processes share the work; process r of w takes batches r, r + w, ... A question that several splits
+ask about a photo is asked once.
 """
 
 from __future__ import annotations
@@ -13,26 +15,31 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
+from itertools import groupby
 from pathlib import Path
 from typing import Literal
 
 from rich.console import Console
 from rich.progress import Progress
 
+from lvlm_eval import pope
+from lvlm_eval.coco import Truth, choose, photos_in, read_ids, truth_of
 from lvlm_eval.records import Record, append, dumps, finished, read_json, write, write_json
 from lvlm_fix.errors import DataError, SettingError
 
-__all__ = ["Answer", "Answerer", "Plan", "Task", "commit_of", "run", "stem"]
+__all__ = ["Plan", "Serve", "Task", "Texts", "draw", "run", "stem"]
 
 Task = Literal["chair", "pope"]
-Answer = Callable[[Sequence[Path], Sequence[str]], list[str]]
-"""Photos and prompts of one batch -> texts."""
-Answerer = Callable[[str], AbstractContextManager[Answer]]
-"""Method as on the command line -> its `Answer`, while the block lasts."""
+Texts = Callable[[str], list[str]]
+"""Method as on the command line -> a text per photo and prompt of the batch."""
+Serve = Callable[[Sequence[Path], Sequence[str]], AbstractContextManager[Texts]]
+"""Photos and prompts of one batch -> its `Texts`, while the block lasts."""
+Batch = list[list[Record]]
+"""Per photo and prompt, the samples that it answers."""
 
 _SAME = ("task", "model", "model_revision", "settings", "prompt", "seed", "batch_size", "max_new_tokens", "samples")
 
@@ -70,15 +77,26 @@ class Plan:
         """The photos of the run, sorted."""
         return sorted({record["image_id"] for records in self.samples.values() for record in records})
 
-    def units(self) -> Iterator[tuple[str, str, list[list[Record]]]]:
-        """(method, split, batches) for every file the run writes."""
-        for method in self.methods:
-            for split, records in self.samples.items():
-                yield (
-                    method,
-                    split,
-                    [list(records[i : i + self.batch_size]) for i in range(0, len(records), self.batch_size)],
-                )
+    def asked(self, record: Record) -> str:
+        """The prompt of a sample."""
+        return record.get("question", self.prompt)
+
+    def batches(self) -> list[Batch]:
+        """The samples by photo and prompt, whole photos together where they fit into `batch_size`."""
+        asks: dict[tuple[int, str], list[Record]] = {}
+        for split, records in self.samples.items():
+            for record in records:
+                asks.setdefault((record["image_id"], self.asked(record)), []).append(record | {"split": split})
+        batches: list[Batch] = [[]]
+        for _, group in groupby(sorted(asks, key=lambda ask: ask[0]), key=lambda ask: ask[0]):
+            photo = [asks[ask] for ask in group]
+            if len(batches[-1]) + len(photo) > self.batch_size:
+                batches.append([])
+            while len(photo) > self.batch_size:
+                batches[-1:] = [photo[: self.batch_size], []]
+                photo = photo[self.batch_size :]
+            batches[-1] += photo
+        return [batch for batch in batches if batch]
 
     def describe(self) -> Record:
         """What `run.json` records."""
@@ -103,7 +121,7 @@ class Plan:
 
 
 def run(
-    plan: Plan, answerer: Answerer, out: Path, *, rank: int = 0, world: int = 1, wait: Callable[[], None] | None = None
+    plan: Plan, serve: Serve, out: Path, *, rank: int = 0, world: int = 1, wait: Callable[[], None] | None = None
 ) -> None:
     """Do what is left of a plan in folder `out`; the finished files equal those of an uninterrupted run.
 
@@ -120,34 +138,76 @@ def run(
     wait()
     parts = out / "parts"
     parts.mkdir(parents=True, exist_ok=True)
-    units = [
-        (method, split, batches) for method, split, batches in plan.units() if not (out / _file(method, split)).exists()
-    ]
-    total = sum(len(batch) for _, _, batches in units for batch in batches[rank::world])
+    files = {method: [out / _file(method, split) for split in plan.samples] for method in plan.methods}
+    left = [method for method in plan.methods if not all(path.exists() for path in files[method])]
+    done = {method: _done(parts, method) for method in left}
+    own = {method: parts / f"{stem(method)}.{rank}.jsonl" for method in left}
+    for path in own.values():
+        write(path, finished(path))  # a torn line goes before anything is added behind it
+    batches = plan.batches()[rank::world]
     with Progress(console=Console(stderr=True), transient=True, disable=rank != 0) as progress:
-        bar = progress.add_task("", total=total)
-        for method, split, batches in units:
-            progress.update(bar, description=f"{method} {split}".strip())
-            own = parts / f"{_file(method, split)}.{rank}"
-            done = _done(parts, method, split)
-            write(own, finished(own))  # a torn line goes before anything is added behind it
-            left = [batch for batch in batches[rank::world] if not all(key_of(record) in done for record in batch)]
-            progress.advance(bar, sum(map(len, batches[rank::world])) - sum(map(len, left)))
-            if not left:
+        bar = progress.add_task("", total=len(left) * sum(map(len, batches)))
+        for batch in batches:
+            missing = [method for method in left if any(_key(r) not in done[method] for ask in batch for r in ask)]
+            progress.advance(bar, len(batch) * (len(left) - len(missing)))
+            if not missing:
                 continue
-            with answerer(method) as answer:
-                for batch in left:
-                    prompts = [record.get("question", plan.prompt) for record in batch]
-                    texts = answer([plan.photos[record["image_id"]] for record in batch], prompts)
-                    append(own, [_result(record, text) for record, text in zip(batch, texts, strict=True)])
+            photos = [plan.photos[ask[0]["image_id"]] for ask in batch]
+            with serve(photos, [plan.asked(ask[0]) for ask in batch]) as texts:
+                for method in missing:
+                    progress.update(bar, description=method)
+                    answered = zip(batch, texts(method), strict=True)
+                    append(own[method], [_result(record, text) for ask, text in answered for record in ask])
                     progress.advance(bar, len(batch))
     wait()
     if rank == 0:
-        for method, split, batches in units:
-            done = _done(parts, method, split)
-            write(out / _file(method, split), [done[key_of(record)] for batch in batches for record in batch])
+        for method in left:
+            found = _done(parts, method)
+            for split, records in plan.samples.items():
+                lines = (found[_key(record | {"split": split})] for record in records)
+                write(out / _file(method, split), [{k: v for k, v in line.items() if k != "split"} for line in lines])
         shutil.rmtree(parts)
     wait()
+
+
+def draw(
+    task: str,
+    data: Path,
+    images: Path | None,
+    truth: Path | None,
+    questions: Sequence[Path],
+    ids: str | None,
+    split: str | None,
+    limit: int | None,
+    seed: int,
+) -> tuple[dict[str, list[Record]], dict[int, Path], Truth]:
+    """The samples of a run by split, all photos there are, and the objects in them, as `eval run` describes them.
+
+    Raises:
+        DataError: photos, objects, questions or ids are missing or damaged.
+    """
+    folder = images or next((data / name for name in ("val2014", "val2017", "images") if (data / name).is_dir()), data)
+    photos = photos_in(folder)
+    listed = f"{data / 'splits.json'}:{split}" if split else ids
+    wanted = read_ids(listed) if listed else None
+    known = truth_of(data, truth) if task == "chair" or not questions or truth else {}
+    samples: dict[str, list[Record]] = {}
+    for path in questions:
+        asked = pope.read_questions(path)
+        chosen = set(choose(wanted or {item.image_id for item in asked.values()}, limit, seed))
+        samples[path.stem] = [_sample(item) for item in asked.values() if item.image_id in chosen]
+    if questions:
+        return samples, photos, known
+    chosen = choose(wanted or set(known) & set(photos), limit, seed)
+    if unknown := [key for key in chosen if key not in known]:
+        raise DataError(f"the objects of {len(unknown)} photos are unknown (first: {unknown[0]}); see --truth")
+    if task == "chair":
+        return {"": [{"image_id": key} for key in chosen]}, photos, known
+    here = {key: known[key] for key in chosen}
+    for name in pope.SPLITS:
+        made = pope.generate(here, chosen, name, seed=seed)
+        samples[name] = [_sample(pope.Question(**record)) for record in made]
+    return samples, photos, known
 
 
 def stem(method: str) -> str:
@@ -155,9 +215,9 @@ def stem(method: str) -> str:
     return "".join(letter if letter.isalnum() or letter in "+-_." else "-" for letter in method)
 
 
-def key_of(record: Record) -> int:
-    """What tells the samples of one file apart."""
-    return int(record.get("question_id", record["image_id"]))
+def _key(record: Record) -> tuple[str, int]:
+    """What tells the samples of a run apart."""
+    return record["split"], int(record.get("question_id", record["image_id"]))
 
 
 def _begin(plan: Plan, out: Path) -> None:
@@ -183,9 +243,18 @@ def _begin(plan: Plan, out: Path) -> None:
 
 
 def _result(record: Record, text: str) -> Record:
-    if "question" in record:
-        return {"question_id": record["question_id"], "image_id": record["image_id"], "text": text}
-    return {"image_id": record["image_id"], "caption": text}
+    kind = {"question_id": record["question_id"]} if "question" in record else {}
+    return {"split": record["split"], **kind, "image_id": record["image_id"], "text" if kind else "caption": text}
+
+
+def _sample(question: pope.Question) -> Record:
+    return {
+        "question_id": question.question_id,
+        "image_id": question.image_id,
+        "image": question.image,
+        "question": question.text,
+        "label": question.label,
+    }
 
 
 def _as_question(record: Record) -> Record:
@@ -199,9 +268,9 @@ def _file(method: str, split: str) -> str:
     return f"{stem(method)}.{split}.jsonl" if split else f"{stem(method)}.jsonl"
 
 
-def _done(parts: Path, method: str, split: str) -> dict[int, Record]:
-    files = sorted(parts.glob(f"{_file(method, split)}.*"))
-    return {key_of(record): record for path in files for record in finished(path)}
+def _done(parts: Path, method: str) -> dict[tuple[str, int], Record]:
+    files = [path for path in sorted(parts.glob("*.jsonl")) if path.name.rsplit(".", 2)[0] == stem(method)]
+    return {_key(record): record for path in files for record in finished(path)}
 
 
 def _alone() -> None:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from lvlm_eval.run import Answer, Plan
+from lvlm_eval.run import Plan, Serve, Texts
 
 TRUTH = {key: frozenset({"dog", "person"} if key % 2 else {"cat", "bus"}) for key in range(1, 24)}
 
@@ -13,22 +13,31 @@ TRUTH = {key: frozenset({"dog", "person"} if key % 2 else {"cat", "bus"}) for ke
 def plan(methods: Sequence[str] = ("none", "vhr:strength=1.5"), **changes: object) -> Plan:
     """23 captions under two methods, in batches of 4."""
     photos = {key: Path(f"{key:012d}.jpg") for key in TRUTH}
-    given = {"samples": {"": [{"image_id": key} for key in TRUTH]}, "prompt": "Describe.", "batch_size": 4} | changes
-    return Plan(task="chair", model="stand-in", methods=tuple(methods), photos=photos, truth=TRUTH, **given)
+    given = {
+        "samples": {"": [{"image_id": key} for key in TRUTH]},
+        "prompt": "Describe.",
+        "batch_size": 4,
+        "task": "chair",
+    } | changes
+    return Plan(model="stand-in", methods=tuple(methods), photos=photos, truth=TRUTH, **given)
 
 
-def answering(pause: float = 0.0, calls: list[list[str]] | None = None):
-    """An answerer that waits `pause` seconds a batch and keeps what it was asked."""
+def answering(pause: float = 0.0, calls: list[list[str]] | None = None) -> Serve:
+    """Texts that wait `pause` seconds a batch; keeps what was asked."""
 
     @contextmanager
-    def answerer(method: str) -> Iterator[Answer]:
-        def answer(paths: Sequence[Path], prompts: Sequence[str]) -> list[str]:
+    def serve(paths: Sequence[Path], prompts: Sequence[str]) -> Iterator[Texts]:
+        names = [path.stem for path in paths]
+
+        def texts(method: str) -> list[str]:
             time.sleep(pause)
-            names = [path.stem for path in paths]
             if calls is not None:
                 calls.append([method, *names])
-            return [f"é {method}: a dog and a cat in {int(name)} of {'+'.join(names)}\n{prompts[0]}" for name in names]
+            return [
+                f"é {method}: a dog and a cat in {int(name)} of {'+'.join(names)}\n{prompt}"
+                for name, prompt in zip(names, prompts, strict=True)
+            ]
 
-        yield answer
+        yield texts
 
-    return answerer
+    return serve

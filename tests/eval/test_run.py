@@ -68,7 +68,8 @@ def test_only_what_is_missing_is_asked_again(whole: Path, tmp_path: Path) -> Non
     out, parts = tmp_path / "run", tmp_path / "run" / "parts"
     parts.mkdir(parents=True)
     lines = (whole / "none.jsonl").read_bytes().splitlines(keepends=True)
-    (parts / "none.jsonl.0").write_bytes(b"".join(lines[:6]) + lines[6][:9])  # a batch and a half, torn
+    lines = [line.replace(b"{", b'{"split": "", ', 1) for line in lines]
+    (parts / "none.0.jsonl").write_bytes(b"".join(lines[:6]) + lines[6][:9])  # a batch and a half, torn
     calls: list[list[str]] = []
     run(plan(), answering(calls=calls), out)
     assert contents(out) == contents(whole)
@@ -80,7 +81,7 @@ def test_only_what_is_missing_is_asked_again(whole: Path, tmp_path: Path) -> Non
 def test_a_damaged_line_is_named_and_nothing_is_lost(whole: Path, tmp_path: Path) -> None:
     parts = tmp_path / "run" / "parts"
     parts.mkdir(parents=True)
-    part = parts / "none.jsonl.0"
+    part = parts / "none.0.jsonl"
     part.write_text('{"image_id": 1, "capt\n{"image_id": 2, "caption": "x"}\n')
     with pytest.raises(DataError, match="line 1 is damaged"):
         run(plan(), answering(), tmp_path / "run")
@@ -141,3 +142,22 @@ def test_a_plan_that_cannot_be_done_is_refused() -> None:
         plan(samples={})
     with pytest.raises(DataError, match="000000000099"):
         plan(samples={"": [{"image_id": 99}]})
+
+
+def test_a_question_of_several_splits_is_asked_once_and_photos_stay_together(tmp_path: Path) -> None:
+    def question(number: int, photo: int, name: str) -> dict[str, object]:
+        image = f"{photo:012d}.jpg"
+        return {"question_id": number, "image_id": photo, "image": image, "question": f"{name}?", "label": "yes"}
+
+    first = [question(1, 1, "dog"), question(2, 1, "cat"), question(3, 2, "dog")]
+    second = [question(1, 2, "dog"), question(2, 1, "cat"), question(3, 1, "bus")]
+    calls: list[list[str]] = []
+    asked = plan(["none", "var"], task="pope", samples={"a": first, "b": second}, batch_size=3)
+    run(asked, answering(calls=calls), tmp_path / "run")
+    names = [f"{photo:012d}" for photo in (1, 1, 1, 2)]
+    assert calls == [[method, *part] for part in (names[:3], names[3:]) for method in ("none", "var")]
+    answers = load(tmp_path / "run").answers
+    assert [answers["a"]["var"][n][-4:] for n in (1, 2, 3)] == ["dog?", "cat?", "dog?"]
+    assert [answers["b"]["var"][n][-4:] for n in (1, 2, 3)] == ["dog?", "cat?", "bus?"]
+    assert (tmp_path / "run" / "var.b.jsonl").read_text().startswith('{"question_id": 1, "image_id": 2, "text"')
+    assert [len(batch) for batch in plan(task="pope", samples={"a": first}, batch_size=1).batches()] == [1, 1, 1]

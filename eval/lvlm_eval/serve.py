@@ -1,0 +1,146 @@
+"""A loaded model as `run.Serve`: one batch under method after method, what they share made once."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, ProcessorMixin
+
+import lvlm_fix as lf
+from lvlm_eval.run import Serve, Texts
+from lvlm_fix.errors import SettingError
+from lvlm_fix.method import Method
+from lvlm_fix.models import prepare
+
+__all__ = ["expand", "methods_of", "seen_once", "serving"]
+
+
+def expand(specs: Sequence[str]) -> list[str]:
+    """Methods with a range written out: "random-heads:seed=0..2" is three."""
+    out: list[str] = []
+    for spec in specs:
+        match = re.search(r"=(\d+)\.\.(\d+)(?=$|[,+])", spec)
+        if match is None:
+            out.append(spec)
+            continue
+        first, last = int(match[1]), int(match[2])
+        if last < first:
+            raise SettingError(f"a range runs upwards, got {match[0][1:]} in {spec!r}")
+        out += expand([f"{spec[: match.start() + 1]}{n}{spec[match.end() :]}" for n in range(first, last + 1)])
+    return out
+
+
+def methods_of(spec: str, settings: Mapping[str, str]) -> tuple[Method, ...]:
+    """Methods of "random-heads:seed=3,strength=1.5+var": settings in the name come before those of --set."""
+    names: list[str] = []
+    given = dict(settings)
+    for part in spec.split("+"):
+        name, _, inline = part.partition(":")
+        names.append(name)
+        for pair in filter(None, re.split(r",(?=[\w-]+=)", inline)):  # not the commas of "layers=[0,1]"
+            key, equals, value = pair.partition("=")
+            if not equals:
+                raise SettingError(f"a method's own settings are written name:setting=value, got {part!r}")
+            given[f"{name}.{key}"] = value
+    return lf.parse_methods("+".join(names), given)
+
+
+def serving(
+    model: PreTrainedModel, processor: ProcessorMixin, methods: Mapping[str, tuple[Method, ...]], max_new_tokens: int
+) -> Serve:
+    """Greedy texts of a model under the methods that `methods` names (an empty tuple: the unmodified model)."""
+
+    @contextmanager
+    def serve(paths: Sequence[Path], prompts: Sequence[str]) -> Generator[Texts]:
+        opened = {path: lf.open_image(path) for path in dict.fromkeys(paths)}
+        inputs = prepare(model, processor, [opened[path] for path in paths], prompts)
+        start = inputs["input_ids"].shape[1]
+        generate: Any = model.generate
+
+        @torch.no_grad()
+        def texts(spec: str) -> list[str]:
+            options = {"do_sample": False, "max_new_tokens": max_new_tokens}
+            if methods[spec]:
+                with lf.fix(model, methods[spec]):
+                    ids = generate(**inputs, **options)
+            else:
+                ids = generate(**inputs, **options)
+            return [text.strip() for text in processor.batch_decode(ids[:, start:], skip_special_tokens=True)]
+
+        with seen_once(model):
+            yield texts
+
+    return serve
+
+
+@contextmanager
+def seen_once(model: PreTrainedModel) -> Generator[None]:
+    """While the block lasts, the vision tower sees a photo once: asked again, the same tensors come back.
+
+    Photos that are several rows of one batch are seen once, too, where the model keeps a row for each photo.
+    """
+    inner: Any = model.base_model
+    plain: Callable[..., Any] = inner.get_image_features
+    seen: list[tuple[dict[int | str, Any], Any]] = []
+
+    @wraps(plain)  # generate asks for its signature
+    def features(*args: Any, **named: Any) -> Any:  # each family has its own arguments
+        given: dict[int | str, Any] = {**dict(enumerate(args)), **named}
+        for earlier, found in seen:
+            if _same(earlier, given):
+                return dataclasses.replace(found)  # a copy: beams widen theirs in place
+        found = _by_photo(plain, args, named) or plain(*args, **named)
+        seen.append((given, found))
+        return dataclasses.replace(found)
+
+    inner.get_image_features = features
+    try:
+        yield
+    finally:
+        del inner.get_image_features
+
+
+def _by_photo(plain: Callable[..., Any], args: tuple[Any, ...], named: dict[str, Any]) -> Any:
+    """What `plain` gives, from one row per photo; None where rows do not repeat or are not photos."""
+    tensors = [value for value in (*args, *named.values()) if isinstance(value, Tensor)]
+    rows = len(tensors[0]) if tensors else 0
+    if any(len(tensor) != rows for tensor in tensors):
+        return None
+    firsts: list[int] = []
+    which: list[int] = []  # of `firsts`, by row
+    for row in range(rows):
+        earlier = (n for n, first in enumerate(firsts) if all(torch.equal(t[first], t[row]) for t in tensors))
+        which.append(next(earlier, len(firsts)))
+        if which[-1] == len(firsts):
+            firsts.append(row)
+    if len(firsts) == rows:
+        return None
+
+    def cut(value: Any) -> Any:
+        return value[firsts] if isinstance(value, Tensor) else value
+
+    found = plain(*map(cut, args), **{name: cut(value) for name, value in named.items()})
+    pooled = found.pooler_output
+    if len(pooled) != len(firsts):
+        return None
+    found.pooler_output = pooled[which] if isinstance(pooled, Tensor) else [pooled[n] for n in which]
+    return found
+
+
+def _same(one: Mapping[int | str, Any], other: Mapping[int | str, Any]) -> bool:
+    """Whether two calls have the same arguments: tensors to the bit, plain values by equality."""
+
+    def equal(a: Any, b: Any) -> bool:
+        if isinstance(a, Tensor):
+            return isinstance(b, Tensor) and torch.equal(a, b)
+        return a is b or (isinstance(a, int | float | str) and bool(a == b))
+
+    return one.keys() == other.keys() and all(equal(value, other[name]) for name, value in one.items())
