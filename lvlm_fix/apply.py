@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.compiler import disable
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
@@ -118,8 +119,9 @@ class Fix:
             self._switch(name)
             for module in self.family.attentions:
                 module.__dict__[SITE] = self
-            self._hooks.append(self.model.register_forward_pre_hook(self._begin, with_kwargs=True))
-            self._hooks.append(self.model.register_forward_hook(self._end, with_kwargs=True))
+            begin, end = cast(Any, disable(self._begin)), cast(Any, disable(self._end))  # beside a compiled pass
+            self._hooks.append(self.model.register_forward_pre_hook(begin, with_kwargs=True))
+            self._hooks.append(self.model.register_forward_hook(end, with_kwargs=True))
             self._next_token.attach()
             if self._tower is not None:
                 self._tower.attach()
@@ -364,15 +366,7 @@ class Fix:
         seen = self._seen(layer, key.shape[2], query.device)
         if acting.logits or acting.weights or (self._prefill and acting.keep):
             output = self._edit_rows(seen, prompt, acting, output, query, key, value, mask, kwargs)
-        if self._prefill and acting.scoring:
-            self._choose(seen, prompt, acting.scoring, output)
-        for number, method in acting.outputs:
-            seen.scores, seen.heads = prompt.scores.get((number, layer)), prompt.heads.get((number, layer))
-            edited = method.head_outputs(output, seen)
-            if edited is not output:
-                self._changed.append((number, query.shape[2]))
-            output = edited
-        return output, weights
+        return self._edit_heads(seen, prompt, acting, output), weights
 
     def _seen(self, layer: int, n_keys: int, device: torch.device) -> Seen:
         """The context of one layer; masks are cut once per pass, number of keys and device."""
@@ -425,6 +419,23 @@ class Fix:
             return output
         change = weigh(weights - plain, value).to(output.dtype)
         return output + change if index is None else output.index_add(1, index, change)
+
+    def _edit_heads(self, seen: Seen, prompt: Prompt, acting: Acting, output: Tensor) -> Tensor:
+        """Choose heads (prefill) and edit their outputs: batch query heads dim."""
+        if self._prefill and acting.scoring:
+            self._choose(seen, prompt, acting.scoring, output)
+        for number, method in acting.outputs:
+            key = number, seen.layer
+            if self._prefill and key in prompt.heads:  # heads that a table gave follow their layer
+                prompt.scores[key], prompt.heads[key] = (
+                    found[key].to(output.device) for found in (prompt.scores, prompt.heads)
+                )
+            seen.scores, seen.heads = prompt.scores.get(key), prompt.heads.get(key)
+            edited = method.head_outputs(output, seen)
+            if edited is not output:
+                self._changed.append((number, output.shape[1]))
+            output = edited
+        return output
 
     def _for(self, seen: Seen, prompt: Prompt, number: int) -> Seen:
         """The context as one method sees it: its heads, its scores, the sinks of this layer."""

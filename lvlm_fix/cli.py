@@ -189,6 +189,110 @@ def families(as_json: AsJson = False) -> None:
 
 
 @app.command()
+def bench(
+    model: Annotated[
+        str, typer.Option(help='llava-1.5-7b, llava-1.5-7b-scaled, qwen2.5-vl-7b, "tiny", a hub name or a folder')
+    ] = "llava-1.5-7b-scaled",
+    method: Annotated[list[str] | None, typer.Option(help='may be repeated: "var+vhr", "literal:vhr"')] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="method.setting=value, may be repeated")] = None,
+    batch: Annotated[str, typer.Option(help="batch sizes, as 1,4,16")] = "1,4",
+    tokens: Annotated[int, typer.Option(help="decoded behind the first one")] = 16,
+    repeats: Annotated[int, typer.Option(help="rounds at batch 1; half as many, at least 2, at others")] = 5,
+    image_tokens: Annotated[
+        str | None, typer.Option(help="a table of extra memory over lengths instead, as 576,1152,2880")
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16")] = "float32",
+    device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
+    compile_: Annotated[bool, typer.Option("--compile", help="static cache and a compiled decoding step")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """What methods cost: time and memory as ratios to the unmodified model, interleaved in the same run."""
+    from dataclasses import asdict
+
+    import torch
+    from rich.progress import Progress
+
+    from lvlm_fix import bench as benching
+    from lvlm_fix.geometries import subject
+
+    kinds = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if dtype not in kinds:
+        raise SettingError(f"--dtype takes {', '.join(kinds)}, got {dtype!r}")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise SettingError("--device cuda: torch sees no GPU here")
+    plan = benching.Plan(
+        methods=tuple(method or benching.DEFAULT),
+        settings=settings_of(set_ or []),
+        batches=_counts("--batch", batch),
+        tokens=tokens,
+        repeats=repeats,
+        compile=compile_,
+    )
+    for name in plan.methods:
+        benching.check_name(name, plan.settings)
+    measured = subject(model, dtype=kinds[dtype], device=device)
+    where = benching.machine(measured)
+    found: list[benching.Row] = []
+    if image_tokens is not None:
+        rows = benching.lengths(measured, plan, _counts("--image-tokens", image_tokens))
+        if as_json:
+            return emit({"rows": rows, "machine": where})
+        head = ("image tokens", "method", "extra MiB", "unmodified MiB")
+        cells = [
+            (str(row["image_tokens"]), row["method"], f"{row['extra_mib']:.1f}", f"{row['unmodified_mib']:.0f}")
+            for row in rows
+        ]
+    else:
+        with Progress(console=err, transient=True) as progress:
+            bar = progress.add_task(f"measuring {model}", total=benching.steps(plan))
+            found = benching.bench(measured, plan, lambda done: progress.update(bar, completed=done))
+        if as_json:
+            return emit({"rows": [asdict(row) for row in found], "machine": where})
+        head = (
+            "method",
+            "batch",
+            "prefill",
+            "of it without image",
+            "decode",
+            "tokens/s",
+            "ratio",
+            "memory",
+            "n",
+        )
+        cells = [
+            (row.method if row.acted else f"{row.method} (did nothing)", str(row.batch), _spread(row.prefill_ratio),
+             f"{row.no_image_ratio[0]:.3f}", _spread(row.decode_ratio), f"{row.tokens_per_second:.1f}",
+             f"{row.tokens_per_second_ratio[0]:.3f}", f"{row.memory_ratio:.3f}", str(row.rounds))
+            for row in found
+        ]  # fmt: skip
+    for line in (head, ["---"] * len(head), *cells):  # Markdown, ready for a page
+        print(f"| {' | '.join(line)} |")
+    for row in found:
+        if row.method == "none":
+            print(
+                f"\nUnmodified, batch {row.batch}: prefill {row.prefill_seconds:.2f} s, "
+                f"{row.decode_seconds * 1000:.1f} ms a step, {row.peak_mib:.0f} MiB; "
+                f"text is {row.no_image_share:.3f} of the prompt."
+            )
+    print(
+        f"\n{where['name']}, {where['threads']} threads, {model}, {where['dtype']}, {where['attention']}, torch "
+        f"{where['torch']}, transformers {where['transformers']}. Ratios: median (quartiles)."
+    )
+
+
+def _counts(option: str, text: str) -> tuple[int, ...]:
+    """Whole numbers joined by commas."""
+    if not all(part.strip().isdigit() for part in text.split(",")):
+        raise SettingError(f"{option} takes whole numbers joined by commas, got {text!r}")
+    return tuple(map(int, text.split(",")))
+
+
+def _spread(ratio: tuple[float, float, float]) -> str:
+    middle, low, high = ratio
+    return f"{middle:.3f} ({low:.3f}–{high:.3f})"
+
+
+@app.command()
 def export(
     model: Annotated[str, typer.Argument(help='a hub name, a folder, or "tiny"')],
     folder: Annotated[Path | None, typer.Argument(help="the new checkpoint", metavar="OUT", show_default=False)] = None,
@@ -217,9 +321,7 @@ def export(
         raise SystemExit(0 if equality.holds else 1)
     if folder is None or table is None:
         raise InputError("export takes MODEL, OUT and --heads TABLE; or --check OUT and MODEL")
-    if layers is not None and not all(part.strip().isdigit() for part in layers.split(",")):
-        raise SettingError(f"--layers takes whole numbers joined by commas, got {layers!r}")
-    numbers = None if layers is None else tuple(map(int, layers.split(",")))
+    numbers = None if layers is None else _counts("--layers", layers)
     method = VHR(strength=strength, table=str(table), top=count, layers=numbers)
     record = exporting.export(model, folder, table, method, revision)
     if as_json:

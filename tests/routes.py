@@ -28,8 +28,11 @@ CASES: dict[str, list[lf.Method]] = {"vhr": [lf.VHR()], "var+vhr": [VAR, lf.VHR(
 
 
 def difference(one: Any, other: Any) -> float:
-    """The largest difference of the logits of two generated texts."""
-    return max(float((a - b).abs().max()) for a, b in zip(one.logits, other.logits, strict=True))
+    """The largest difference of the logits of two generated texts; tokens that both exclude hold −inf."""
+    pairs = (
+        (a.nan_to_num(neginf=-1e9), b.nan_to_num(neginf=-1e9)) for a, b in zip(one.logits, other.logits, strict=True)
+    )
+    return max(float((a - b).abs().max()) for a, b in pairs)
 
 
 def compiled() -> dict[str, Any]:

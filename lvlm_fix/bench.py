@@ -1,0 +1,367 @@
+"""What methods cost: time and memory as ratios to the unmodified model, interleaved in the same run.
+
+Rivals run beside: `literal:NAME` is the same method as research code does it (eager attention, the full map of every
+row), `vcd` decodes in two branches, and `mitigv:pai` is that package's, where it is installed and the model has a
+processor.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor, nn
+from transformers import CompileConfig, StoppingCriteria, StoppingCriteriaList
+
+from lvlm_fix.apply import Fix
+from lvlm_fix.errors import ModelError, SettingError
+from lvlm_fix.families import family_of
+from lvlm_fix.geometries import TOKENS, Subject
+from lvlm_fix.method import Method
+from lvlm_fix.methods import parse_methods
+
+__all__ = ["DEFAULT", "Plan", "Row", "bench", "check_name", "lengths", "machine", "steps"]
+
+DEFAULT = ("vhr", "var", "var+vhr", "pai", "literal:vhr", "literal:var", "literal:var+vhr", "vcd")
+LITERAL, MITIGV = "literal:", "mitigv:"
+# the attention part alone; its refinement of the next token is a second branch, which vcd stands for
+ATTENTION = {"pai.contrast": "1"}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is measured."""
+
+    methods: tuple[str, ...] = DEFAULT
+    settings: Mapping[str, str] = field(default_factory=dict[str, str])
+    batches: tuple[int, ...] = (1, 4)
+    tokens: int = 16  # decoded behind the first
+    repeats: int = 5  # at batch 1; larger batches take fewer, at least 2
+    compile: bool = False  # a static cache, and a compiled decoding step
+
+    def __post_init__(self) -> None:
+        for name, values in (("batch", self.batches), ("tokens", (self.tokens,)), ("repeats", (self.repeats,))):
+            if not values or min(values) < 1:
+                raise SettingError(f"{name} must be >= 1, got {min(values, default=0)}")
+
+    def rounds(self, batch: int) -> int:
+        """How often every method is measured at this batch size."""
+        return self.repeats if batch == 1 else max(2, self.repeats // 2)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method at one batch size. Ratios are to the unmodified model of the same round: median, quartiles."""
+
+    method: str
+    batch: int
+    prefill_seconds: float  # median, the pass without image included
+    decode_seconds: float  # median, per step of the whole batch
+    tokens_per_second: float  # decoded
+    prefill_ratio: tuple[float, float, float]
+    no_image_ratio: tuple[float, float, float]  # of it, the pass without image; 0 where there is none
+    no_image_share: float  # text tokens of all tokens of the prompt
+    decode_ratio: tuple[float, float, float]
+    tokens_per_second_ratio: tuple[float, float, float]
+    peak_mib: float  # weights and the most that tensors took at once, prefill and a few tokens
+    memory_ratio: float
+    rounds: int
+    acted: bool  # the report counts rows edited
+
+
+@dataclass
+class _Time:
+    prefill: float
+    steps: list[float]
+    no_image: float = 0.0
+    acted: bool = True
+
+
+class _Clock(StoppingCriteria):
+    """The time of every token of the stock `generate`; stops nothing."""
+
+    def __init__(self, wait: Callable[[], None]) -> None:
+        self.wait, self.at = wait, [time.perf_counter()]
+
+    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Any:
+        self.wait()
+        self.at.append(time.perf_counter())
+        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+
+
+class Literal(Fix):
+    """The same edits with the full map of every row, as research code computes them; wants eager attention."""
+
+    def attend(
+        self, plain: Callable[..., Any], module: nn.Module, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor | None]:
+        prompt, acting = self._prompt, self._at[module.__dict__["layer_idx"]]
+        if self._recording or prompt is None or not prompt.any_image or not (acting.logits or acting.weights):
+            return super().attend(plain, module, *args, **kwargs)
+        query, key, value, mask = args[:4]
+        groups = query.shape[1] // key.shape[1]
+        keys, values = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+        logits = query @ keys.transpose(2, 3) * kwargs["scaling"] + mask[..., : keys.shape[2]]
+        seen = self._seen(module.__dict__["layer_idx"], key.shape[2], query.device)
+        if self._prefill:
+            rows = torch.zeros(query.shape[0], query.shape[2], dtype=torch.bool, device=query.device)
+            rows[:, prompt.text.index] = prompt.text.active
+            seen.rows = rows
+        where = seen.rows[:, None, :, None]
+        for number, method in acting.logits:
+            logits = torch.where(where, method.attention_logits(logits, self._for(seen, prompt, number)), logits)
+        weights = logits.softmax(-1, dtype=torch.float32).to(query.dtype)
+        for number, method in acting.weights:
+            edited = torch.where(where, method.attention_weights(weights, self._for(seen, prompt, number)), weights)
+            self._changed.append((number, (edited != weights).any(-1)))
+            weights = edited
+        output = (weights @ values).transpose(1, 2).contiguous()
+        return self._edit_heads(seen, prompt, acting, output), weights
+
+
+def bench(subject: Subject, plan: Plan, progress: Callable[[int], None] = lambda done: None) -> list[Row]:
+    """Measure every method at every batch size, round by round in turn with the unmodified model.
+
+    `progress` is told after each measurement how many are done (of `steps`). Raises what `fix` raises.
+    """
+    rows, done = [], 0
+    names = ("none", *plan.methods)
+    for batch in plan.batches:
+        inputs = subject.inputs(batch, 1)
+        peaks = {}
+        for name in names:  # also warms up
+            peaks[name] = _peak(subject, name, inputs, plan)
+            progress(done := done + 1)
+        rounds: list[dict[str, _Time]] = []
+        for number in range(plan.rounds(batch)):
+            turn = number % len(names)
+            times = {}
+            for name in names[turn:] + names[:turn]:
+                times[name] = _time(subject, name, inputs, plan)
+                progress(done := done + 1)
+            rounds.append(times)
+        share = float((~torch.isin(inputs["input_ids"], _image_tokens(subject))).float().mean())
+        rows += [_row(name, batch, rounds, peaks, share, plan) for name in names]
+    return rows
+
+
+def steps(plan: Plan) -> int:
+    """How many measurements a plan takes."""
+    return sum((1 + plan.rounds(batch)) * (1 + len(plan.methods)) for batch in plan.batches)
+
+
+def lengths(subject: Subject, plan: Plan, tokens: Sequence[int]) -> list[dict[str, Any]]:
+    """Memory that each method takes beyond the unmodified model, by image tokens (multiples of 576)."""
+    rows = []
+    for count in tokens:
+        if count % TOKENS or count < TOKENS:
+            raise SettingError(f"image tokens must be a multiple of {TOKENS}, got {count}")
+        inputs = subject.inputs(1, count // TOKENS)
+        plain = _peak(subject, "none", inputs, plan)
+        for name in plan.methods:
+            extra = _peak(subject, name, inputs, plan) - plain
+            rows.append(
+                {"image_tokens": count, "method": name, "extra_mib": extra / 2**20, "unmodified_mib": plain / 2**20}
+            )
+    return rows
+
+
+def machine(subject: Subject) -> dict[str, Any]:
+    """Where it was measured, and of what."""
+    device = subject.model.device
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
+    return {
+        "name": name,
+        "device": device.type,
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "model": subject.name,
+        "random_weights": subject.processor is None,
+        "parameters": sum(p.numel() for p in subject.model.parameters()),
+        "dtype": str(subject.model.dtype).removeprefix("torch."),
+        "attention": subject.model.get_decoder().config._attn_implementation,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
+
+
+def check_name(name: str, settings: Mapping[str, str]) -> None:
+    """Raise `UnknownNameError` or `SettingError` unless this can be a row; `none` is one always."""
+    if name == "none" or (name.startswith(MITIGV) and name != MITIGV + "pai"):
+        raise SettingError(f"{name!r} is not a rival; the unmodified model is measured anyway, and {MITIGV}pai may be")
+    if not name.startswith(MITIGV):
+        methods_of(name, settings)
+
+
+def methods_of(name: str, settings: Mapping[str, str]) -> tuple[Method, ...]:
+    """The methods of a row."""
+    names = name.removeprefix(LITERAL).split("+")
+    return parse_methods(
+        "+".join(names), {k: v for k, v in (ATTENTION | dict(settings)).items() if k.split(".")[0] in names}
+    )
+
+
+# one measurement ------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _acting(subject: Subject, name: str, plan: Plan) -> Generator[Fix | None]:
+    """The model with the methods of a row; None for the unmodified one."""
+    model = subject.model
+    if name == "none":
+        yield None
+        return
+    methods = methods_of(name, {**subject.settings, **plan.settings})
+    if not name.startswith(LITERAL):
+        with Fix(model, methods) as handle:
+            yield handle
+        return
+    key = next(key for key in model.config.sub_configs if getattr(model.config, key) is model.get_decoder().config)
+    wrapped = model.get_decoder().config._attn_implementation
+    model.set_attn_implementation({key: "eager"})
+    try:
+        with Literal(model, methods) as handle:
+            yield handle
+    finally:
+        model.set_attn_implementation({key: wrapped})
+
+
+def _generate(subject: Subject, inputs: dict[str, Any], plan: Plan, tokens: int) -> list[float]:
+    """Seconds of the prefill and of every further token."""
+    options: dict[str, Any] = {"max_new_tokens": tokens + 1, "min_new_tokens": tokens + 1, "do_sample": False}
+    if plan.compile:
+        how: Any = CompileConfig(fullgraph=True)
+        how.mode, how._compile_all_devices = None, True
+        options |= {"cache_implementation": "static", "compile_config": how}
+    clock = _Clock(torch.cuda.synchronize if subject.model.device.type == "cuda" else lambda: None)
+    serve: Any = subject.model.generate
+    serve(**inputs, **options, stopping_criteria=StoppingCriteriaList([clock]))
+    return [after - before for before, after in zip(clock.at[:-1], clock.at[1:], strict=True)]
+
+
+def _time(subject: Subject, name: str, inputs: dict[str, Any], plan: Plan) -> _Time:
+    if name.startswith(MITIGV):
+        return _mitigv(subject, name, inputs, plan)
+    spent = [0.0]
+    with _acting(subject, name, plan) as handle:
+        if handle is not None:
+            handle._without_image = _timed(handle._without_image, spent)
+        seconds = _generate(subject, inputs, plan, plan.tokens)
+        acted = handle is None or all(report.rows_edited > 0 for report in handle.report())
+    return _Time(seconds[0], seconds[1:], spent[0], acted)
+
+
+def _timed(call: Callable[..., Any], spent: list[float]) -> Callable[..., Any]:
+    def timed(*args: Any) -> Any:
+        start = time.perf_counter()
+        out = call(*args)
+        spent[0] += time.perf_counter() - start
+        return out
+
+    return timed
+
+
+def _peak(subject: Subject, name: str, inputs: dict[str, Any], plan: Plan) -> float:
+    """Bytes of the weights and of the most that tensors took at once, over prefill and three tokens.
+
+    On a CPU the sum of the allocator's events (scratch inside kernels is not seen), on CUDA its own high-water mark.
+    """
+    if name.startswith(MITIGV):
+        return float("nan")
+    weights = sum(t.numel() * t.element_size() for t in (*subject.model.parameters(), *subject.model.buffers()))
+    with _acting(subject, name, plan):
+        if subject.model.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+            _generate(subject, inputs, plan, 3)
+            return float(torch.cuda.max_memory_allocated())
+        with torch.profiler.profile(
+            activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True, acc_events=True
+        ) as profile:
+            _generate(subject, inputs, plan, 3)
+    results: Any = profile.profiler
+    events = [e for e in results.kineto_results.events() if e.name() == "[memory]"]
+    level = peak = 0
+    for event in sorted(events, key=lambda e: e.start_ns()):
+        level += event.nbytes()
+        peak = max(peak, level)
+    if not events:
+        raise ModelError("the profiler saw no allocation: this build of torch cannot measure memory on a CPU")
+    return float(weights + peak)
+
+
+def _mitigv(subject: Subject, name: str, inputs: dict[str, Any], plan: Plan) -> _Time:
+    """The other package's PAI with its own loop: one token, then all of them."""
+    if importlib.util.find_spec("mitigv") is None or subject.processor is None:
+        raise SettingError(f"{name} needs the package mitigv, and a model with a processor")
+    from importlib import import_module
+    from pathlib import Path
+
+    from lvlm_fix.models import DESCRIBE, open_image
+
+    photos = [open_image(str(next((Path(__file__).parent / "photos").glob("*.jpg"))))] * len(inputs["input_ids"])
+    mitigate = import_module("mitigv").mitigate
+    config = import_module("mitigv.algorithms.pai").PAIConfig
+    taken = []
+    for tokens in (1, plan.tokens + 1):
+        start = time.perf_counter()
+        with mitigate("pai", config(max_new_tokens=tokens), model=subject.model, processor=subject.processor) as serve:
+            serve(photos, DESCRIBE)
+        taken.append(time.perf_counter() - start)
+    return _Time(taken[0], [(taken[1] - taken[0]) / plan.tokens])
+
+
+# rows -----------------------------------------------------------------------------------------------------------
+
+
+def _row(
+    name: str, batch: int, rounds: list[dict[str, _Time]], peaks: dict[str, float], share: float, plan: Plan
+) -> Row:
+    own, plain = [times[name] for times in rounds], [times["none"] for times in rounds]
+    prefill, decode = [t.prefill for t in own], [statistics.median(t.steps) for t in own]
+    bare = [statistics.median(t.steps) for t in plain]
+    return Row(
+        method=name,
+        batch=batch,
+        prefill_seconds=statistics.median(prefill),
+        decode_seconds=statistics.median(decode),
+        tokens_per_second=batch / statistics.median(decode),
+        prefill_ratio=_spread([a / b.prefill for a, b in zip(prefill, plain, strict=True)]),
+        no_image_ratio=_spread([a.no_image / b.prefill for a, b in zip(own, plain, strict=True)]),
+        no_image_share=share,
+        decode_ratio=_spread([a / b for a, b in zip(decode, bare, strict=True)]),
+        tokens_per_second_ratio=_spread([b / a for a, b in zip(decode, bare, strict=True)]),
+        peak_mib=peaks[name] / 2**20,
+        memory_ratio=peaks[name] / peaks["none"],
+        rounds=len(rounds),
+        acted=all(t.acted for t in own),
+    )
+
+
+def _spread(values: Sequence[float]) -> tuple[float, float, float]:
+    """Median, first and third quartile."""
+    if len(values) == 1:
+        return values[0], values[0], values[0]
+    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
+    return middle, low, high
+
+
+def _image_tokens(subject: Subject) -> Tensor:
+    return torch.tensor(family_of(subject.model).image_tokens, device=subject.model.device)
+
+
+def _processor() -> str:
+    """The processor's name."""
+    try:
+        with open("/proc/cpuinfo") as file:
+            return next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

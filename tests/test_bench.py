@@ -1,0 +1,103 @@
+"""The benchmark measures what it says; its figures are not tested, only what must hold on any machine."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import torch
+
+import lvlm_fix as lf
+from lvlm_fix import bench as benching
+from lvlm_fix.families.miniature import miniature
+from lvlm_fix.geometries import GEOMETRIES, Subject, subject
+
+VAR = lf.VAR(threshold=1.4, ratio=0.1, image_share=0.1)
+
+
+@pytest.fixture(scope="module")
+def smallest() -> Subject:
+    return subject("smallest", dtype=torch.float32, device="cpu")
+
+
+def test_the_command_prints_ratios_of_every_method_and_rival(lvlm: Any) -> None:
+    words = ("--model", "smallest", "--tokens", 2, "--repeats", 2, "--batch", "1,2")
+    code, out, _ = lvlm("bench", *words, "--method", "var+vhr", "--method", "literal:var+vhr", "--json")
+    document = json.loads(out)
+    assert code == 0 and document["machine"]["random_weights"]
+    rows = {(row["method"], row["batch"]): row for row in document["rows"]}
+    assert list(rows) == [(m, b) for b in (1, 2) for m in ("none", "var+vhr", "literal:var+vhr")]
+    assert all(row["acted"] and row["rounds"] == 2 for row in rows.values())
+    for batch in (1, 2):
+        plain, fast, literal = (rows[m, batch] for m in ("none", "var+vhr", "literal:var+vhr"))
+        assert plain["decode_ratio"] == plain["prefill_ratio"] == [1, 1, 1] and plain["memory_ratio"] == 1
+        assert fast["prefill_ratio"][0] > fast["no_image_ratio"][0] > 0 == plain["no_image_ratio"][0]
+        assert fast["memory_ratio"] < literal["memory_ratio"]
+        assert fast["no_image_share"] == pytest.approx(55 / 631)
+
+
+@pytest.mark.parametrize("family", ["llava", "qwen2_vl"])
+@pytest.mark.parametrize("methods", [[VAR, lf.VHR()], [lf.VAF()]])
+def test_the_literal_rival_does_the_same(family: str, methods: list[lf.Method]) -> None:
+    model, inputs = miniature(family)
+    options = {"max_new_tokens": 4, "do_sample": False, "output_logits": True, "return_dict_in_generate": True}
+    with lf.fix(model, methods):
+        wanted = model.generate(**inputs, **options)
+    model.set_attn_implementation({"text_config": "eager"})
+    with benching.Literal(model, tuple(methods)):
+        found = model.generate(**inputs, **options)
+    for ours, theirs in zip(wanted.logits, found.logits, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
+
+
+def test_extra_memory_grows_with_the_length_and_not_with_its_square(smallest: Subject) -> None:
+    plan = benching.Plan(methods=("var+vhr", "literal:var+vhr"))
+    rows = benching.lengths(smallest, plan, (576, 1152, 2304))
+    fast, literal = ([row["extra_mib"] for row in rows if row["method"] == name] for name in plan.methods)
+    assert fast[2] < 5 * max(fast[0], 0.5)  # four times the length
+    assert literal[2] > 10 * literal[0]
+    assert literal[2] > 20 * fast[2]
+
+
+def test_peak_memory_is_what_tensors_take(smallest: Subject) -> None:
+    inputs, plan = smallest.inputs(1, 1), benching.Plan()
+    weights = sum(p.numel() * 4 for p in smallest.model.parameters())
+    plain = benching._peak(smallest, "none", inputs, plan)
+    held = []
+    hook = smallest.model.register_forward_hook(lambda *_: held.append(torch.zeros(25 * 2**20)))
+    more = benching._peak(smallest, "none", inputs, plan)
+    hook.remove()
+    assert plain > weights
+    assert (more - plain) / 2**20 == pytest.approx(100 * len(held), rel=0.1)
+
+
+@pytest.mark.parametrize("name", sorted(GEOMETRIES))
+def test_every_geometry_is_a_model_of_its_size(name: str) -> None:
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    config = dict(GEOMETRIES[name]().config)
+    with torch.device("meta"):
+        model = AutoModelForImageTextToText.from_config(AutoConfig.for_model(config.pop("model_type"), **config))
+    billions = sum(p.numel() for p in model.parameters()) / 1e9
+    sizes = {"llava-1.5-7b": 7.06, "qwen2.5-vl-7b": 8.29, "llava-1.5-7b-scaled": 0.34, "smallest": 0.001}
+    assert billions == pytest.approx(sizes[name], rel=0.02, abs=0.0005)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--method", "nonsense"], "there is no method 'nonsense'"),
+        (["--method", "none"], "the unmodified model is measured anyway"),
+        (["--method", "mitigv:vcd"], "is not a rival"),
+        (["--method", "vhr", "--set", "vhr.strength=-1"], "strength must be >= 0"),
+        (["--batch", "1,x"], "--batch takes whole numbers joined by commas"),
+        (["--batch", "0"], "batch must be >= 1"),
+        (["--dtype", "int4"], "--dtype takes float32"),
+        (["--image-tokens", "577", "--method", "vhr"], "must be a multiple of 576"),
+    ],
+)
+def test_bad_input_is_one_line(lvlm: Any, words: list[str], message: str) -> None:
+    code, out, err = lvlm("bench", "--model", "smallest", *words)
+    assert (code, out) == (2, "")
+    assert message in err
