@@ -199,7 +199,7 @@ def test_paint_equals_full_maps_of_tower_and_decoder(samples: int) -> None:
                 rows[h, j] += abs(rows[h, j]) * (0.4 if j in summary else 0.7 if j in local else 0.0)
         return rows
 
-    test_row_edits_equal_full_maps(lf.PAINT(), paint, range(2, 5), True, False, samples)
+    test_row_edits_equal_full_maps(lf.PAINT(contrast=1.0), paint, range(2, 5), True, False, samples)
 
 
 def test_the_embedded_models_tower_is_seen_in_its_first_and_last_but_one_layer(tiny: Any, photos: list[Any]) -> None:

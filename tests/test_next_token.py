@@ -235,6 +235,14 @@ def test_refinement_by_hand() -> None:
     assert refined(with_image + 3, without - 2, 2.0, 0.6).exp().tolist()[0][1:] == [0.0, 0.0]
 
 
+def test_paint_refines_as_pai_does() -> None:
+    logits, other = torch.randn(2, 7), torch.randn(2, 7)
+    for settings in ({}, {"contrast": 2.0, "plausible": 0.5}):
+        edited = [kind(**settings).next_token_logits(logits, seen(2, other=other)) for kind in (lf.PAI, lf.PAINT)]
+        assert torch.equal(*edited) and not torch.equal(edited[0], logits)
+        assert lf.PAI(**settings).second_view() == lf.PAINT(**settings).second_view() is not None
+
+
 def test_m3id_by_hand() -> None:
     # λ = log 2, first token: g = 1/2, weight 1: s + (s − u); the second sample's likeliest token has 0.9: left alone
     logits = torch.tensor([[0.5, 0.25, 0.25], [0.9, 0.05, 0.05]]).log()
@@ -249,7 +257,7 @@ def test_m3id_by_hand() -> None:
 def test_dola_takes_the_layer_that_diverges_most_by_hand() -> None:
     last = torch.tensor([[0.5, 0.25, 0.25]]).log()
     early = torch.tensor([[[0.5, 0.25, 0.25], [0.125, 0.125, 0.75]]]).log()  # the same; far from it
-    edited = lf.DoLa(share=0.0).next_token_logits(last, seen(1, early=early)).exp()
+    edited = lf.DoLa(plausible=0.0).next_token_logits(last, seen(1, early=early)).exp()
     torch.testing.assert_close(edited, torch.tensor([[4.0, 2.0, 1 / 3]]))
     apart = torch.tensor([1.0, 1e-30]).log(), torch.tensor([1e-30, 1.0]).log()
     torch.testing.assert_close(divergence(*apart), torch.tensor(math.log(2)))  # the largest there is

@@ -26,18 +26,18 @@ FILE = "probed.json"
 PROBES: dict[str, tuple[Method, Method]] = {
     "act": (ACT(remaining=1.0, threshold=1.2), ACT(threshold=1.2)),
     "adhh": (ADHH(least=1.1), ADHH(least=0.1)),
-    "dola": (DoLa(strength=0.0, share=0.0), DoLa()),
+    "dola": (DoLa(strength=0.0, plausible=0.0), DoLa()),
     "eah": (EAH(threshold=1.0), EAH()),
     "hgai": (HGAI(strength=0.0), HGAI()),
-    "icd": (ICD(strength=0.0, share=0.0), ICD(tokens=(5, 6, 7))),
+    "icd": (ICD(strength=0.0, plausible=0.0), ICD(tokens=(5, 6, 7))),
     "m3id": (M3ID(decay=0.0), M3ID(decay=0.2)),
     "pai": (PAI(strength=0.0, contrast=1.0), PAI()),
-    "paint": (PAINT(local=0.0, summary=0.0), PAINT()),
+    "paint": (PAINT(local=0.0, summary=0.0, contrast=1.0), PAINT()),
     "random-heads": (RandomHeads(strength=1.0), RandomHeads()),
     "spin": (SPIN(damping=1.0), SPIN()),
     "vaf": (VAF(image=1.0, system=1.0), VAF()),
     "var": (VAR(share=0.0, threshold=1.4), VAR(threshold=1.4, ratio=0.1, image_share=0.05)),
-    "vcd": (VCD(strength=0.0, share=0.0), VCD()),
+    "vcd": (VCD(strength=0.0, plausible=0.0), VCD()),
     "vhr": (VHR(strength=1.0), VHR()),
 }
 

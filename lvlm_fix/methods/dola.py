@@ -36,7 +36,9 @@ class DoLa(Method):
     """`log q_N − log q_M` over the plausible tokens; M is the candidate that diverges most from the last layer N."""
 
     strength: float = setting(1.0, "weight of the early layer, unitless; 0: nothing is subtracted", "ours", low=0)
-    share: float = setting(0.1, "least share α of the likeliest token's probability, 0 to 1", "paper", low=0, high=1)
+    plausible: float = setting(
+        0.1, "least share α of the likeliest token's probability, 0 to 1", "paper", low=0, high=1
+    )
     bucket: str = setting(
         "high", "half of the layers with the candidates", "paper: high for short answers", options=("low", "high")
     )
@@ -50,7 +52,7 @@ class DoLa(Method):
     def next_token_logits(
         self, logits: Float[Tensor, "batch vocabulary"], seen: Seen
     ) -> Float[Tensor, "batch vocabulary"]:
-        likely = plausible(logits.float(), self.share)
+        likely = plausible(logits.float(), self.plausible)
         if seen.early is None:
             return logits.masked_fill(~likely, -torch.inf)
         last, early = logits.float().log_softmax(-1), seen.early.float().log_softmax(-1)

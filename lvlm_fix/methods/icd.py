@@ -29,7 +29,9 @@ class ICD(Method):
     """`(1+α)·l(instruction) − α·l(disturbed instruction)` over the tokens with `l ≥ log β + max l`."""
 
     strength: float = setting(1.0, "contrast α, unitless; 0 does not contrast", "paper", low=0)
-    share: float = setting(0.1, "least share β of the likeliest token's probability, 0 to 1", "paper", low=0, high=1)
+    plausible: float = setting(
+        0.1, "least share β of the likeliest token's probability, 0 to 1", "paper", low=0, high=1
+    )
     words: str = setting(WORDS, "the words that disturb", "paper, second hand")
     tokens: tuple[int, ...] | None = setting(None, "their token ids; none: by the model's tokenizer", "ours", low=0)
 
@@ -42,4 +44,4 @@ class ICD(Method):
         self, logits: Float[Tensor, "batch vocabulary"], seen: Seen
     ) -> Float[Tensor, "batch vocabulary"]:
         other = logits if seen.other is None else seen.other
-        return contrasted(logits.float(), other.float(), self.strength, self.share)
+        return contrasted(logits.float(), other.float(), self.strength, self.plausible)

@@ -24,11 +24,11 @@ __all__ = ["PAI"]
 @dataclass(frozen=True)
 class PAI(Method):
     """`a_j ← a_j + α·|a_j|` for image keys j, in every head of layers 2 and up; then `γ·(s − u) + u` of log-softmax
-    s with and u without image, over the tokens with `s ≥ log share + max s`."""
+    s with and u without image, over the tokens with `s ≥ log plausible + max s`."""
 
     strength: float = setting(0.5, "share α of a logit's size that is added; 0: nothing", "paper: 0.2 to 0.5", low=0)
     contrast: float = setting(1.1, "refinement γ, unitless; 1: the next token is not refined", "paper", low=0)
-    share: float = setting(0.1, "least share of the likeliest token's probability, 0 to 1", "paper", low=0, high=1)
+    plausible: float = setting(0.1, "least share of the likeliest token's probability, 0 to 1", "paper", low=0, high=1)
     first_layer: int = setting(2, "first layer that is edited", "authors' code", low=0)
 
     reach: ClassVar[Literal["text", "last"]] = "last"
@@ -50,4 +50,4 @@ class PAI(Method):
     ) -> Float[Tensor, "batch vocabulary"]:
         if seen.other is None:
             return logits
-        return refined(logits.float(), seen.other.float(), self.contrast, self.share)
+        return refined(logits.float(), seen.other.float(), self.contrast, self.plausible)

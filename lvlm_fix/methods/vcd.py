@@ -29,7 +29,9 @@ class VCD(Method):
     """`(1+α)·l(image) − α·l(noised image)` over the tokens with `l ≥ log β + max l`."""
 
     strength: float = setting(1.0, "contrast α, unitless; 0 does not contrast", "paper", low=0)
-    share: float = setting(0.1, "least share β of the likeliest token's probability, 0 to 1", "paper", low=0, high=1)
+    plausible: float = setting(
+        0.1, "least share β of the likeliest token's probability, 0 to 1", "paper", low=0, high=1
+    )
     step: int = setting(500, "diffusion steps of noise, of 1000", "paper", low=0, high=999)
     seed: int = setting(0, "seed of the noise", "ours", low=0)
 
@@ -42,4 +44,4 @@ class VCD(Method):
         self, logits: Float[Tensor, "batch vocabulary"], seen: Seen
     ) -> Float[Tensor, "batch vocabulary"]:
         other = logits if seen.other is None else seen.other
-        return contrasted(logits.float(), other.float(), self.strength, self.share)
+        return contrasted(logits.float(), other.float(), self.strength, self.plausible)
