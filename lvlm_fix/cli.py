@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from functools import partial
 from importlib.metadata import entry_points
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -336,16 +337,35 @@ def heads_score(
     out_: Annotated[Path, typer.Option("--out", help="the table to write (JSON)")],
     model: Model = "tiny",
     metric: Annotated[
-        str, typer.Option(help="vhd, image-centric, spin, retrieval-picture or retrieval-prompt")
+        str,
+        typer.Option(
+            help="vhd, image-centric, spin, retrieval-picture, retrieval-prompt; over words: knock-out-grounded, "
+            "knock-out-invented, ad-hh, act"
+        ),
     ] = "vhd",
+    words: Annotated[
+        Path | None,
+        typer.Option(help='for scores over words: JSON lines with "image", "text", "grounded", "invented"'),
+    ] = None,
     prompt: Annotated[str, typer.Option(help="what to ask")] = DESCRIBE,
     limit: Annotated[int | None, typer.Option(help="only the first photos by name")] = None,
 ) -> None:
-    """Score every head on a folder of photos and save mean, deviation and n."""
+    """Score every head on a folder of photos, or on labelled texts about them; save mean, deviation and n."""
     import lvlm_fix as lf
+    from lvlm_fix.heads.effects import EFFECTS, read_labelled
+    from lvlm_fix.heads.score import score_words
 
     if not images.is_dir():
         raise DataError(f"--images takes a folder of photos, got {str(images)!r}")
+    if (metric in EFFECTS) != (words is not None):
+        raise SettingError(f"--words goes with the scores over words ({', '.join(EFFECTS)}), got --metric {metric}")
+    if words is not None:
+        labelled = list(islice(read_labelled(words, images), limit))
+        loaded, processor = lf.load(model)
+        texts = track(labelled, "scoring heads", console=err)
+        table = score_words(loaded, processor, texts, metric=metric, prompt=prompt, name=model)
+        table.save(out_)
+        return print(f"{table.n} of {len(labelled)} texts -> {out_}", file=sys.stderr)
     paths = sorted(path for path in images.iterdir() if path.suffix.lower() in PHOTOS)[:limit]
     if not paths:
         raise DataError(f"there are no photos ({', '.join(PHOTOS)}) in {str(images)!r}")

@@ -110,6 +110,13 @@ def t_vhd(vhd: Float[Tensor, "tokens layers heads"], k: int) -> Float[Tensor, " 
     return vhd.topk(k, dim=-1).values.sum((-1, -2))
 
 
+def lengths_of(tokenizer: Any, ids: Sequence[int]) -> list[int]:
+    """The length in characters of a stripped text after each of its tokens."""
+    whole: str = tokenizer.decode(ids)
+    blank = len(whole) - len(whole.lstrip())
+    return [max(0, len(tokenizer.decode(ids[: i + 1])) - blank) for i in range(len(ids))]
+
+
 def words_of(lengths: Sequence[int], text: str) -> tuple[Word, ...]:
     """The words of `text`: what stands between blanks, less the punctuation around it.
 
@@ -253,10 +260,7 @@ def ground(
         raise InputError("the text is empty")
     inputs = prepare(model, processor, [image], [prompt])
     vhd, known, gain, found = measure(model, inputs, torch.tensor(ids), looks=looks)
-    whole: str = tokenizer.decode(ids)
-    blank = len(whole) - len(whole.lstrip())
-    lengths = [max(0, len(tokenizer.decode(ids[: i + 1])) - blank) for i in range(len(ids))]
-    clean = whole.strip()
+    lengths, clean = lengths_of(tokenizer, ids), tokenizer.decode(ids).strip()
     grid = patch_grid(model, inputs, found.shape[-1]) if found is not None else None
     return Grounding(clean, words_of(lengths, clean), vhd, known, gain, found, grid)
 

@@ -127,6 +127,25 @@ def test_heads_are_scored_saved_shown_and_drawn(lvlm: Any, photos: list[Path], t
     assert code == 0
 
 
+def test_labelled_captions_make_the_tables_of_act_and_ad_hh(lvlm: Any, photos: list[Path], tmp_path: Path) -> None:
+    captions, truth, words, table = (tmp_path / name for name in ("c.json", "t.json", "w.jsonl", "act.json"))
+    photo = tmp_path / "000000000007.jpg"
+    photo.write_bytes(photos[0].read_bytes())
+    captions.write_text(json.dumps([{"image_id": 7, "caption": "A cup beside two dogs."}]))
+    truth.write_text(json.dumps({"7": ["cup"]}))
+    code, _, _ = lvlm("eval", "score", "chair", "--captions", captions, "--truth", truth, "--words", words)
+    assert code == 0
+    assert json.loads(words.read_text()) == {
+        "image": 7, "text": "A cup beside two dogs.", "grounded": ["cup"], "invented": ["dogs"],
+    }  # fmt: skip
+    code, _, _ = lvlm("heads", "score", "--images", tmp_path, "--metric", "act", "--words", words, "--out", table)
+    scored = HeadTable.load(table)
+    assert code == 0 and (scored.metric, scored.n, scored.mean.shape) == ("act", 1, (6, 8))
+    assert [bool((row == row).all()) for row in scored.mean] == [False, False, True, True, True, False]  # ACT's layers
+    code, _, err = lvlm("heads", "score", "--images", tmp_path, "--metric", "ad-hh", "--out", table)
+    assert code == 2 and "--words goes with the scores over words" in err
+
+
 def test_the_library_imports_neither_evaluation_nor_demo() -> None:
     root = Path(cli.__file__).parent
     for file in root.rglob("*.py"):

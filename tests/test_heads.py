@@ -133,3 +133,70 @@ def test_a_table_on_disk_is_a_setting_like_any_other(tmp_path: Path) -> None:
     assert method.settings() == lf.VHR().settings() | {"table": str(path), "top": 4}
     assert method == lf.VHR(table=str(path), top=4)
     assert lf.VHR(table=HeadTable.load(path)).settings()["table"] == "vhd of hand-made, n = 1"
+
+
+def test_an_effect_is_the_change_of_the_words_log_probability_without_the_head(tiny: Any, photos: list[Path]) -> None:
+    from lvlm_fix.heads.effects import Effect, Labelled, head_effects
+    from lvlm_fix.models import prepare
+
+    model, processor = tiny
+    text, prompt = "A dog and a traffic light. A dog.", "Describe."
+    image = lf.open_image(photos[0])
+    one = Labelled(image, text, ("dog", "dog"), ("traffic light",))
+    none = Labelled(image, text, (), ("light",))  # no grounded word: left out
+
+    def method(given: HeadTable) -> lf.VHR:
+        return lf.VHR(table=given, top=1, layers=(2,), strength=0.0)
+
+    found = head_effects(model, processor, [one, none], Effect(method, 1, -2), prompt)
+    assert found.shape == (1, 6, 8) and np.isnan(found[0, [0, 1, 3, 4, 5]]).all()
+    # the same by hand: prompt and text in one pass, head 3 of layer 2 zeroed in front of the output projection
+    inputs = prepare(model, processor, [image], [prompt])
+    ids = processor.tokenizer(text, add_special_tokens=False)["input_ids"]
+    start = inputs["input_ids"].shape[1]
+    full = torch.cat((inputs["input_ids"], torch.tensor([ids])), dim=1)
+    projection = model.get_decoder().layers[2].self_attn.o_proj
+    dim = projection.in_features // 8
+
+    def silence(_: Any, args: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
+        outputs = args[0].clone()
+        outputs[..., 3 * dim : 4 * dim] = 0
+        return (outputs,)
+
+    values = []
+    for silenced in (False, True):
+        hook = projection.register_forward_pre_hook(silence) if silenced else None
+        with torch.no_grad():
+            logits = model(
+                input_ids=full, attention_mask=torch.ones_like(full), pixel_values=inputs["pixel_values"]
+            ).logits[0].log_softmax(-1)  # fmt: skip
+        if hook is not None:
+            hook.remove()
+        values.append([float(logits[start + i - 1, token]) for i, token in enumerate(ids)])
+    change = np.array(values[1]) - np.array(values[0])
+    text_so_far = [processor.tokenizer.decode(ids[: i + 1]) for i in range(len(ids))]
+    ends = [len(part) for part in text_so_far]
+    starts = [0, *ends[:-1]]
+    covers = lambda a, b: [i for i in range(len(ids)) if starts[i] < b and ends[i] > a]  # noqa: E731
+    dogs = [sum(change[covers(at, at + 3)]) for at in (2, 29)]
+    light = sum(change[covers(12, 25)])
+    assert text[2:5] == text[29:32] == "dog" and text[12:25] == "traffic light"
+    assert found[0, 2, 3] == pytest.approx(np.mean(dogs) - 2 * light, abs=1e-4)
+    assert np.abs(found[0, 2]).min() > 0
+
+
+def test_labelled_words_are_read_by_name_or_number_and_a_bad_line_is_named(photos: list[Path], tmp_path: Path) -> None:
+    from shutil import copy
+
+    from lvlm_fix.heads.effects import read_labelled
+
+    copy(photos[0], tmp_path / "COCO_val2014_000000000042.jpg")
+    good = '{"image": 42, "text": "A cup.", "grounded": ["cup"], "invented": []}\n'
+    words = tmp_path / "words.jsonl"
+    words.write_text(good + good.replace("42", '"COCO_val2014_000000000042.jpg"') + '{"image": 7}\n')
+    rows = iter(read_labelled(words, tmp_path))
+    assert [next(rows).grounded for _ in range(2)] == [("cup",), ("cup",)]
+    with pytest.raises(lf.DataError, match="line 3"):
+        next(rows)
+    with pytest.raises(lf.DataError, match="cannot read the words file"):
+        list(read_labelled(tmp_path / "absent.jsonl", tmp_path))

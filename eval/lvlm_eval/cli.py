@@ -47,6 +47,7 @@ def score_chair(
     captions: Annotated[Path, typer.Option(help="JSON lines or a JSON list with image_id and caption")],
     truth: Annotated[Path, typer.Option(help="objects file: image id -> objects; or a COCO folder")],
     dialect: DialectName = "published",
+    words: Annotated[Path | None, typer.Option(help="write the captions with their words, for `heads score`")] = None,
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
@@ -54,7 +55,10 @@ def score_chair(
     document = _sentences(captions)
     texts = by_id(document, "image_id", ("caption",), captions)
     known = truth_of(truth, None if truth.is_dir() else truth, _dialect(dialect))
-    _show(chair.score(chair.judge(texts, known, _dialect(dialect)), seed), as_json)
+    judged = chair.judge(texts, known, _dialect(dialect))
+    if words is not None:
+        words.write_text("".join(json.dumps(chair.labelled(one)) + "\n" for one in judged))
+    _show(chair.score(judged, seed), as_json)
 
 
 @scores.command("pope")

@@ -16,18 +16,12 @@ from transformers import PreTrainedModel, ProcessorMixin
 
 from lvlm_fix.apply import fix
 from lvlm_fix.errors import InputError, UnknownNameError
+from lvlm_fix.heads.effects import EFFECTS, Labelled, continued, head_effects
 from lvlm_fix.heads.metrics import METRICS
 from lvlm_fix.heads.table import HeadTable
 from lvlm_fix.models import DESCRIBE, prepare, revision_of
 
-__all__ = ["continued", "score_heads"]
-
-
-def continued(inputs: Mapping[str, Any], ids: Int[Tensor, "batch tokens"]) -> dict[str, Any]:
-    """The inputs of prompts with more text behind them."""
-    more = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    kinds = {name: torch.zeros_like(ids) for name in ("token_type_ids", "mm_token_type_ids") if name in inputs}
-    return dict(inputs) | {name: torch.cat((inputs[name], part), dim=1) for name, part in (more | kinds).items()}
+__all__ = ["score_heads", "score_words"]
 
 
 @torch.no_grad()
@@ -47,7 +41,9 @@ def score_heads(
     Raises `UnknownNameError` for a metric that is not there and `InputError` for no images.
     """
     if metric not in METRICS:
-        raise UnknownNameError(f"there is no head score {metric!r}; there are: {', '.join(METRICS)}")
+        raise UnknownNameError(
+            f"there is no head score {metric!r}; there are: {', '.join(METRICS)}; over words: {', '.join(EFFECTS)}"
+        )
     rows = []
     scoring = METRICS[metric]()
     for image in images:
@@ -59,15 +55,37 @@ def score_heads(
             rows.append(handle.scores()[0].float().cpu().numpy())
     if not rows:
         raise InputError("no images to score heads on")
-    scores = np.stack(rows).astype(float)
+    return _table(np.stack(rows).astype(float), model, metric, prompt, name)
+
+
+def score_words(
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
+    texts: Iterable[Labelled],
+    *,
+    metric: str = "ad-hh",
+    prompt: str = DESCRIBE,
+    name: str = "",
+) -> HeadTable:
+    """Score every head by what it does to the labelled words of finished texts; `n` counts the texts that had them.
+
+    Raises `UnknownNameError` for a metric that is not there and `InputError` for no such words.
+    """
+    if metric not in EFFECTS:
+        raise UnknownNameError(f"there is no head score over words {metric!r}; there are: {', '.join(EFFECTS)}")
+    return _table(head_effects(model, processor, texts, EFFECTS[metric], prompt), model, metric, prompt, name)
+
+
+def _table(scores: np.ndarray, model: PreTrainedModel, metric: str, prompt: str, name: str) -> HeadTable:
+    """The table of scores, images layers heads."""
     versions = {
         "python": platform.python_version(),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
     }
-    deviation = scores.std(0, ddof=1) if len(rows) > 1 else np.zeros_like(scores[0])
+    deviation = scores.std(0, ddof=1) if len(scores) > 1 else np.zeros_like(scores[0])
     model_name = name or model.config._name_or_path or type(model).__name__
-    return HeadTable(metric, scores.mean(0), deviation, len(rows), model_name, revision_of(model), prompt, versions)
+    return HeadTable(metric, scores.mean(0), deviation, len(scores), model_name, revision_of(model), prompt, versions)
 
 
 def _answer(model: PreTrainedModel, inputs: Mapping[str, Any], tokens: int) -> Int[Tensor, "batch tokens"]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
+from string import punctuation
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from lvlm_eval.chair.extract import Dialect, Mention, mentions
 from lvlm_eval.stats import Array, bootstrap, ratio
 from lvlm_fix.errors import DataError
 
-__all__ = ["Judgement", "columns", "cut", "figures", "judge", "score"]
+__all__ = ["Judgement", "columns", "cut", "figures", "judge", "labelled", "score"]
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,18 @@ def judge(
         Judgement(image_id, caption, tuple(mentions(caption, dialect)), frozenset(truth[image_id]))
         for image_id, caption in captions.items()
     ]
+
+
+def labelled(judgement: Judgement) -> dict[str, object]:
+    """A caption with its grounded and its invented object words, as they stand in it, ready for JSON."""
+    written = judgement.caption.split()
+    named = [(" ".join(written[m.first : m.last + 1]).strip(punctuation), m) for m in judgement.mentions]
+    return {
+        "image": judgement.image_id,
+        "text": judgement.caption,
+        "grounded": [text for text, mention in named if mention.node in judgement.truth],
+        "invented": [text for text, mention in named if mention.node not in judgement.truth],
+    }
 
 
 def score(judgements: list[Judgement], seed: int = 0) -> dict[str, object]:
