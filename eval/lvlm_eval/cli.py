@@ -25,6 +25,7 @@ from lvlm_eval.records import Record, by_id, read, read_json, write
 from lvlm_eval.report import COUNTS, cell, render
 from lvlm_eval.run import Plan, Task, commit_of, draw, run
 from lvlm_eval.serve import expand, methods_of, serving
+from lvlm_eval.table import table
 from lvlm_fix.cli import settings_of
 from lvlm_fix.errors import DataError, SettingError
 from lvlm_fix.families import family_of
@@ -163,11 +164,23 @@ def compare_command(
     if as_json:
         print(json.dumps(result))
         return
-    for title, part in result["splits"].items() if "splits" in result else [("", result)]:
+    for title, part in [*result.get("splits", {}).items(), ("all" if "splits" in result else "", result)]:
         _table(title or "figures", part["methods"])
         for name in ("differences", "length_matched"):
             if part.get(name):
                 _table(f"{title} {name.replace('_', ' ')}, points, p after Holm".strip(), part[name])
+        if part["control"]:
+            _table(f"{title} in the mean [least, greatest] of random heads, p by rank".strip(), part["control"])
+
+
+@app.command("table")
+def table_command(
+    runs: Annotated[
+        list[Path], typer.Argument(help="a finished run of chair, of pope, or one of each", metavar="RUN...")
+    ],
+) -> None:
+    """The figures of a run of chair and one of pope as one Markdown table."""
+    print(table(*map(load, runs)))
 
 
 @app.command()
@@ -298,14 +311,18 @@ def _show(figures: Mapping[str, Any], as_json: bool) -> None:
 
 def _table(title: str, methods: Mapping[str, Mapping[str, Any]]) -> None:
     names = [name for name in next(iter(methods.values())) if name != "ci"]
-    table = Table("", *methods, title=title)
-    for name in names:
+    table = Table("", *names, title=title)
+    for method, figures in methods.items():
         row: list[str] = []
-        for figures in methods.values():
+        for name in names:
             found = figures[name]
-            if isinstance(found, dict):
-                row.append(f"{cell(name, found['difference'], found['ci'])} p {found['p_holm']:.3f}")
-            else:
+            if not isinstance(found, dict):
                 row.append(cell(name, found, figures["ci"].get(name)))
-        table.add_row(name, *row)
+            elif "draws" in found:
+                row.append(
+                    f"{cell(name, found['value'])} in {cell(name, found['mean'], found['range'])} p {found['p']:.3f}"
+                )
+            else:
+                row.append(f"{cell(name, found['difference'], found['ci'])} p {found['p_holm']:.3f}")
+        table.add_row(method, *row)
     Console().print(table)

@@ -15,10 +15,12 @@ from lvlm_eval.run import stem
 from lvlm_eval.stats import Array, Figures, holm, paired
 from lvlm_fix.errors import DataError
 
-__all__ = ["BASE", "Run", "compare", "load"]
+__all__ = ["BASE", "CONTROL", "Run", "compare", "control", "load"]
 
 BASE = "none"
 """The unmodified model."""
+CONTROL = "random-heads"
+"""The method whose seeds are a control for VHR."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,12 @@ class Run:
     def methods(self) -> list[str]:
         """In the order they were asked for."""
         return self.record["methods"]
+
+    @property
+    def draws(self) -> list[str]:
+        """The seeds of the control, where there are several: a distribution, and no methods to be compared."""
+        draws = [method for method in self.methods if method.partition(":")[0] == CONTROL]
+        return draws if len(draws) > 1 else []
 
     def judgements(self, method: str, dialect: Dialect = "published") -> list[Judgement]:
         """The captions of a method, judged."""
@@ -74,14 +82,15 @@ def load(folder: Path) -> Run:
 def compare(run: Run, dialect: Dialect = "published", rule: pope.Rule = "published", seed: int = 0) -> dict[str, Any]:
     """Per method the figures and the differences from the unmodified model, with 95 % intervals, p and Holm's p.
 
-    Captions are also compared at equal length: both texts of a photo cut to the words of the shorter one.
+    Captions are also compared at equal length: both texts of a photo cut to the words of the shorter one. Answers are
+    compared split by split, and over all splits. `control` is VHR among random heads.
 
     Raises:
         DataError: the run has no unmodified model to compare with.
     """
     if BASE not in run.methods:
         raise DataError(f"a comparison needs the unmodified model; run again with --method {BASE} added")
-    others = [method for method in run.methods if method != BASE]
+    others = [method for method in run.methods if method != BASE and method not in run.draws]
     out: dict[str, Any] = {"task": run.record["task"], "model": run.record["model"], "base": BASE}
     if run.captions:
         judged = {method: run.judgements(method, dialect) for method in run.methods}
@@ -91,16 +100,64 @@ def compare(run: Run, dialect: Dialect = "published", rule: pope.Rule = "publish
         out["differences"] = _differences(pairs, chair.figures, seed)
         matched = {method: _matched(run, method, dialect) for method in others}
         out["length_matched"] = _differences(matched, chair.figures, seed)
+        out["control"] = control(out["methods"])
         return out
     out["splits"] = {}
-    for split, answers in run.answers.items():
-        counts = {method: pope.columns(run.questions[split], texts, rule) for method, texts in answers.items()}
+    for split, (asked, answers) in _together(run).items():
+        counts = {method: pope.columns(asked, answers[method], rule) for method in run.methods}
         pairs = {method: (counts[method], counts[BASE]) for method in others}
-        out["splits"][split] = {
+        part = {
             "methods": {method: pope.score(count, seed) for method, count in counts.items()},
             "differences": _differences(pairs, pope.figures, seed),
         }
+        part |= {"control": control(part["methods"])}
+        out |= part if split is None else {"splits": out["splits"] | {split: part}}
     return out
+
+
+def control(methods: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Where VHR stands among the draws of random heads, figure by figure; empty without both.
+
+    Per VHR method and figure: its value, the draws' number, mean, least and greatest, how many lie below and above it,
+    and p: were VHR one more draw, the chance that it would lie as far out, on either side (exact, by ranks).
+    """
+    draws = [found for method, found in methods.items() if method.partition(":")[0] == CONTROL]
+    out: dict[str, Any] = {}
+    for method, found in methods.items():
+        if method.partition(":")[0] != "vhr" or not draws:
+            continue
+        out[method] = {}
+        for name in found["ci"]:
+            values = [draw[name] for draw in draws if draw[name] is not None]
+            value = found[name]
+            if value is None or not values:
+                continue
+            at_most, at_least = sum(v <= value for v in values), sum(v >= value for v in values)
+            out[method][name] = {
+                "value": value,
+                "draws": len(values),
+                "mean": sum(values) / len(values),
+                "range": [min(values), max(values)],
+                "below": len(values) - at_least,
+                "above": len(values) - at_most,
+                "p": min(1.0, 2 * (1 + min(at_most, at_least)) / (len(values) + 1)),
+            }
+    return out
+
+
+def _together(run: Run) -> dict[str | None, tuple[dict[int, pope.Question], dict[str, dict[int, str]]]]:
+    """Questions and answers by method, of every split, and of all of them (None) under new numbers."""
+    out: dict[str | None, tuple[dict[int, pope.Question], dict[str, dict[int, str]]]] = {}
+    asked: dict[int, pope.Question] = {}
+    given: dict[str, dict[int, str]] = {method: {} for method in run.methods}
+    for split, answers in run.answers.items():
+        out[split] = dict(run.questions[split]), {method: dict(texts) for method, texts in answers.items()}
+        start = len(asked)
+        for number, (key, question) in enumerate(run.questions[split].items(), start):
+            asked[number] = question
+            for method in run.methods:
+                given[method][number] = answers[method][key]
+    return out | {None: (asked, given)}
 
 
 def _differences(pairs: Mapping[str, tuple[Array, Array]], figures: Figures, seed: int) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from lvlm_eval.chair import Judgement
 from lvlm_eval.chair.extract import Dialect
-from lvlm_eval.compare import BASE, Run, compare
+from lvlm_eval.compare import BASE, CONTROL, Run, compare
 from lvlm_eval.pope import Rule
 from lvlm_fix import open_image
 from lvlm_fix.errors import LvlmFixError
@@ -29,11 +29,19 @@ _SHOWN = {
 _PERCENT = "<small>Percent; 95 % bootstrap intervals over photos.</small>"
 _POINTS = "<small>Points; p after Holm's correction over methods.</small>"
 _STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
-table { border-collapse: collapse; margin: 1rem 0 } td, th { padding: .25rem .7rem; text-align: right }
-th:first-child, td:first-child { text-align: left } tr { border-bottom: 1px solid #ddd } small { color: #555 }
-.photo { display: grid; grid-template-columns: 200px 1fr 1fr; gap: 1rem; margin: 1.5rem 0 } .photo img { width: 100% }
-mark { background: #ffd5d0; text-decoration: line-through } svg { max-width: 100%; height: auto }
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 76rem; margin: 2rem auto; padding: 0 1.5rem; color: #1d2433 }
+h1 { margin-bottom: 0 } h2 { margin-top: 2.5rem; border-bottom: 2px solid #e3e6ee } small, .lead { color: #5b6478 }
+.note { background: #fff7e0; border-left: 4px solid #e0b000; padding: .5rem 1rem } .wide { overflow-x: auto }
+table { border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular-nums }
+td, th { padding: .3rem .8rem; text-align: right; white-space: nowrap } th { color: #5b6478; font-weight: 600 }
+th:first-child, td:first-child { text-align: left } tr { border-bottom: 1px solid #e3e6ee }
+tr:hover td { background: #f6f8fc } td small { display: block; font-size: 12px } .made td { white-space: normal }
+.plots { display: flex; flex-wrap: wrap; gap: 1rem } .plots svg { max-width: 100%; height: auto }
+.photo { display: grid; grid-template-columns: 220px 1fr 1fr; gap: 1.2rem; margin: 1.2rem 0; padding: 1rem;
+  border: 1px solid #e3e6ee; border-radius: 8px } .photo img { width: 100%; border-radius: 6px }
+.photo p { margin: .3rem 0 } mark { background: #ffd5d0; text-decoration: line-through; padding: 0 .15em }
+.better { color: #1a7f37 } .worse { color: #b42318 }
+@media (max-width: 45rem) { .photo { grid-template-columns: 1fr } }
 """
 
 
@@ -45,22 +53,27 @@ def render(run: Run, dialect: Dialect = "published", rule: Rule = "published") -
         if run.captions
         else (f"{record['model']}, {len(record['image_ids'])} photos")
     )
-    note = "<p>This is the small embedded test model; its figures say nothing about a large model.</p>"
-    body = [f"<h1>{record['task'].upper()}</h1><p>{escape(what)}</p>", note if record["model"] == "tiny" else ""]
-    for title, part in result["splits"].items() if "splits" in result else [("", result)]:
-        body.append(f"<h2>{escape(title)}</h2>" if title else "")
-        body.append(_figures(part["methods"], _SHOWN[record["task"]]))
+    note = "<p class='note'>This is the small embedded test model; its figures say nothing about a large model.</p>"
+    body = [f"<h1>{record['task'].upper()}</h1><p class='lead'>{escape(what)}</p>"]
+    body += [note] * (record["model"] == "tiny")
+    parts = [("All splits" if "splits" in result else "Figures", result), *result.get("splits", {}).items()]
+    for title, part in parts:
+        shown = {method: found for method, found in part["methods"].items() if method not in run.draws}
+        body.append(f"<h2>{escape(title)}</h2>{_figures(shown, _SHOWN[record['task']])}")
         body.append(f"<h3>Against {BASE}, paired over photos</h3>" + _differences(part["differences"]))
         if "length_matched" in part:
             body.append("<h3>The same at equal length</h3><p>Both texts cut to the words of the shorter.</p>")
             body.append(_differences(part["length_matched"]))
-            body.append(_plot(part["methods"]))
+            body.append(f'<h3>Recall against CHAIR_I</h3><div class="plots">{_plot(part["methods"], run.draws)}</div>')
+        if part["control"]:
+            names = ("chair_s", "chair_i", "recall") if run.captions else ("f1", "accuracy")
+            body.append(_control(part, run.draws, names))
     if run.captions:
         body.append(_photos(run, dialect))
     made = {key: record[key] for key in ("command", "commit", "model_revision", "settings", "seed", "versions")}
     made |= {"dialect": dialect} if run.captions else {"rule": rule}
     rows = "".join(f"<tr><td>{escape(key)}<td>{escape(str(value))}" for key, value in made.items())
-    body.append(f"<h2>How it was made</h2><table>{rows}</table>")
+    body.append(f"<h2>How it was made</h2><table class='made'>{rows}</table>")
     head = f'<meta charset="utf-8"><title>{escape(what)}</title><style>{_STYLE}</style>'
     return f'<!doctype html><html lang="en"><head>{head}</head><body>{"".join(body)}</body></html>\n'
 
@@ -81,7 +94,7 @@ def changed_most(run: Run, dialect: Dialect = "published", count: int = 10) -> l
     before = {judgement.image_id: judgement for judgement in run.judgements(BASE, dialect)}
     best: dict[int, tuple[str, Judgement, Judgement]] = {}
     for method in run.methods:
-        for after in run.judgements(method, dialect) if method != BASE else []:
+        for after in run.judgements(method, dialect) if method != BASE and method not in run.draws else []:
             entry = (method, before[after.image_id], after)
             if after.caption != entry[1].caption and _change(entry) > _change(best.get(after.image_id)):
                 best[after.image_id] = entry
@@ -99,7 +112,7 @@ def _figures(methods: Mapping[str, Mapping[str, Any]], shown: Sequence[str]) -> 
         + "".join(f"<td>{cell(name, figures[name], figures['ci'][name])}" for name in shown)
         for method, figures in methods.items()
     )
-    return f"<table><tr><th>method<th>n{head}</tr>{rows}</table>{_PERCENT}"
+    return f'<div class="wide"><table><tr><th>method<th>n{head}</tr>{rows}</table></div>{_PERCENT}'
 
 
 def _differences(methods: Mapping[str, Mapping[str, Any]]) -> str:
@@ -110,32 +123,71 @@ def _differences(methods: Mapping[str, Mapping[str, Any]]) -> str:
     rows = "".join(
         f"<tr><td>{escape(method)}"
         + "".join(
-            f"<td>{cell(name, each['difference'], each['ci'])}<br><small>p {each['p_holm']:.3f}</small>"
+            f"<td>{cell(name, each['difference'], each['ci'])}<small>p {each['p_holm']:.3f}</small>"
             for name, each in found.items()
         )
         for method, found in methods.items()
     )
-    return f"<table><tr><th>method{head}</tr>{rows}</table>{_POINTS}"
+    return f'<div class="wide"><table><tr><th>method{head}</tr>{rows}</table></div>{_POINTS}'
 
 
-def _plot(methods: Mapping[str, Mapping[str, Any]]) -> str:
-    figure = Figure(figsize=(6, 4), layout="constrained")
+def _plot(methods: Mapping[str, Mapping[str, Any]], draws: Sequence[str]) -> str:
+    figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
     for method, figures in methods.items():
         if figures["chair_i"] is None or figures["recall"] is None:
             continue
         x, y = 100 * figures["chair_i"], 100 * figures["recall"]
+        if method in draws:
+            axes.plot(x, y, "o", color="#b8bfcc", markersize=4, label=CONTROL if method == draws[0] else None)
+            continue
         (left, right), (low, high) = ([100 * end for end in figures["ci"][name]] for name in ("chair_i", "recall"))
-        axes.errorbar(
-            x, y, xerr=[[max(0, x - left)], [max(0, right - x)]], yerr=[[max(0, y - low)], [max(0, high - y)]], fmt="o"
-        )
-        axes.annotate(method, (x, y), textcoords="offset points", xytext=(6, 6))
+        ends = [[max(0, x - left)], [max(0, right - x)]], [[max(0, y - low)], [max(0, high - y)]]
+        axes.errorbar(x, y, xerr=ends[0], yerr=ends[1], fmt="o", elinewidth=0.8, alpha=0.9)
+        axes.annotate(method, (x, y), textcoords="offset points", xytext=(6, 6), fontsize=9)
     axes.set_xlabel("CHAIR_I, % (fewer inventions to the left)")
     axes.set_ylabel("recall, %")
+    axes.spines[["top", "right"]].set_visible(False)
+    if draws:
+        axes.legend(frameon=False)
+    return _svg(figure)
+
+
+def _control(part: Mapping[str, Any], draws: Sequence[str], shown: Sequence[str]) -> str:
+    """VHR among the draws of random heads: a row of points for each figure, and its place in words."""
+    figure = Figure(figsize=(8, 0.9 + 0.8 * len(shown)), layout="constrained")
+    for axes, name in zip(figure.subplots(len(shown), squeeze=False)[:, 0], shown, strict=True):
+        values = [100 * part["methods"][draw][name] for draw in draws if part["methods"][draw][name] is not None]
+        axes.plot(values, [0] * len(values), "|", color="#5b6478", markersize=16)
+        for method, places in part["control"].items():
+            if name in places:
+                axes.plot(100 * places[name]["value"], 0, "D", markersize=7, label=method)
+        if (base := part["methods"][BASE][name]) is not None:
+            axes.plot(100 * base, 0, "o", mfc="none", color="#1d2433", label=BASE)
+        axes.set_yticks([], [])
+        axes.set_ylabel(name, rotation=0, ha="right", va="center")
+        axes.spines[["top", "right", "left"]].set_visible(False)
+    figure.axes[0].legend(loc="upper left", bbox_to_anchor=(1, 1.3), frameon=False)
+    rows = "".join(
+        f"<tr><td>{escape(method)}<td>{name}<td>{cell(name, found['value'])}<td>{cell(name, found['mean'])}"
+        f"<td>{cell(name, found['range'][0])} to {cell(name, found['range'][1])}"
+        f"<td>{found['below']}<td>{found['above']}<td>{found['p']:.3f}"
+        for method, places in part["control"].items()
+        for name, found in places.items()
+    )
+    head = "<th>method<th>figure<th>value<th>mean of draws<th>range<th>draws below<th>draws above<th>p"
+    return (
+        f"<h3>Among {len(draws)} draws of as many random heads</h3><div class='plots'>{_svg(figure)}</div>"
+        f"<div class='wide'><table><tr>{head}</tr>{rows}</table></div>"
+        "<small>Bars: the draws. p: the chance that one more draw lies as far out, on either side.</small>"
+    )
+
+
+def _svg(figure: Figure) -> str:
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None})
     svg = buffer.getvalue()
-    return "<h3>Recall against CHAIR_I</h3>" + svg[svg.index("<svg") :]
+    return svg[svg.index("<svg") :]
 
 
 def _photos(run: Run, dialect: Dialect) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from lvlm_eval.cli import app
-from lvlm_eval.compare import compare, load
+from lvlm_eval.compare import compare, control, load
 from lvlm_eval.report import changed_most, render
 from lvlm_eval.run import run
 from PIL import Image
@@ -85,6 +85,45 @@ def test_longer_texts_are_compared_at_equal_length(tmp_path: Path) -> None:
     assert found["differences"]["vhr:strength=1.5"]["chair_i"]["difference"] > 0
     assert found["length_matched"]["vhr:strength=1.5"]["chair_i"]["difference"] == 0
     assert changed_most(load(tmp_path), count=2)[0][2].invented[-1].node == "couch"
+
+
+def test_vhr_is_placed_among_the_draws_of_random_heads() -> None:
+    def named(value: float | None) -> dict[str, object]:
+        return {"chair_i": value, "ci": {"chair_i": [0, 1]}}
+
+    draws = {f"random-heads:seed={n}": named(n / 10) for n in range(4)}
+    found = control({"none": named(0.1), "vhr:strength=3": named(0.05), "pai": named(0.1), **draws})
+    assert found == {"vhr:strength=3": {"chair_i": found["vhr:strength=3"]["chair_i"]}}
+    place = found["vhr:strength=3"]["chair_i"]
+    assert place["mean"] == pytest.approx(0.15)
+    assert (place["draws"], place["range"], place["below"], place["above"]) == (4, [0, 0.3], 1, 3)
+    assert place["p"] == 2 * (1 + 1) / 5  # one draw of four is as low
+    assert control({"vhr": named(9), **draws})["vhr"]["chair_i"]["p"] == 2 / 5  # none is as high
+    assert control({"vhr": named(0.2), **draws})["vhr"]["chair_i"]["p"] == 1.0
+    assert control({"vhr": named(None), **draws}) == {"vhr": {}}
+    assert control({"vhr": named(1)}) == {}
+
+
+def test_the_control_is_one_row_of_the_table_and_part_of_the_page(tmp_path: Path) -> None:
+    specs = ["none", "vhr", "random-heads:seed=0", "random-heads:seed=1"]
+    question = {"image": "000000000001.jpg", "question": "Is there a dog?", "label": "yes", "image_id": 1}
+    questions = {"a": [question | {"question_id": 1}], "b": [question | {"question_id": 1, "label": "no"}]}
+    run(plan(specs), answering(), tmp_path / "chair")
+    run(plan(specs, task="pope", samples=questions), answering(), tmp_path / "pope")
+    result = CliRunner().invoke(app, ["table", str(tmp_path / "chair"), str(tmp_path / "pope")])
+    lines = result.stdout.splitlines()
+    assert lines[0].startswith("| method | CHAIR_S | CHAIR_I | recall | length | repetition | POPE F1 | yes |")
+    assert [line.split("|")[1].strip() for line in lines[2:5]] == ["`none`", "`vhr`", "`random-heads`, 2 draws"]
+    assert "50.0 to 50.0" in lines[4]
+    assert "`vhr` against 2 draws of random heads, CHAIR_I: 0 draws higher, 0 lower" in result.stdout
+    for name in ("chair", "pope"):
+        assert "Among 2 draws" in render(load(tmp_path / name))
+        found = call("compare", tmp_path / name, "--json")
+        assert list(found["differences"]) == ["vhr"]  # the draws are a distribution, not hypotheses
+        call("compare", tmp_path / name)
+    assert (found["methods"]["vhr"]["tp"], found["methods"]["vhr"]["fp"]) == (1, 1)  # of both splits
+    with pytest.raises(DataError, match="one run of chair"):
+        call("table", tmp_path / "chair", tmp_path / "chair")
 
 
 def test_a_comparison_needs_the_unmodified_model(tmp_path: Path) -> None:
