@@ -10,9 +10,12 @@ import json
 import sys
 from typing import Any
 
+import numpy as np
 import torch
 from torch._dynamo import config, reset
 from torch._dynamo.utils import counters
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 from transformers import CompileConfig
 from transformers.utils import logging
 
@@ -24,6 +27,8 @@ OPTIONS: dict[str, Any] = {
     "max_new_tokens": 6, "do_sample": False, "output_logits": True, "return_dict_in_generate": True,
 }  # fmt: skip
 VAR = lf.VAR(threshold=1.4, ratio=0.1, image_share=0.1)
+SHAPE = np.arange(30, dtype=float).reshape(5, 6)
+TABLE = lf.HeadTable("vhd", SHAPE, np.zeros_like(SHAPE), 1, "made-up", None, "", {})
 CASES: dict[str, list[lf.Method]] = {"vhr": [lf.VHR()], "var+vhr": [VAR, lf.VHR(strength=1.5)], "pai": [lf.PAI()]}
 
 
@@ -93,5 +98,56 @@ def int8() -> dict[str, Any] | None:
     return out
 
 
+def devices() -> dict[str, list[tuple[str, str]]]:
+    """Where each layer was and where its edited output is, with layers on two devices that are not there.
+
+    Their tensors hold no data, and refuse to mix devices as real ones do. A real prefill's state is moved to the first
+    device (and what belongs to a layer to that layer's); then every layer's attention passes, prefill and decoding.
+    """
+    _setup_privateuseone_for_python_backend("pretended")
+    out = {}
+    for name, methods in (CASES | {"spin+vaf": [lf.SPIN(), lf.VAF()], "table": [lf.VHR(table=TABLE)]}).items():
+        for prefill in (True, False):
+            model, inputs = miniature("llava")
+            with lf.fix(model, methods) as handle:
+                model(**inputs, use_cache=True)
+                prompt = handle._prompt
+                assert prompt is not None
+                batch, width = inputs["input_ids"].shape
+                handle._prefill, handle._pass, handle._changed = prefill, {}, []
+                rows, keys = (width, width) if prefill else (1, width + 1)
+                with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+                    places = [torch.device("pretended", int(layer > 2)) for layer in range(5)]
+                    for held in (prompt, prompt.text):
+                        for field, value in list(vars(held).items()):
+                            if isinstance(value, torch.Tensor):
+                                setattr(held, field, mode.from_tensor(value).to(places[0]))
+                    for state in (prompt.heads, prompt.scores):
+                        if prefill and name != "table":
+                            state.clear()  # to be chosen in this pass
+                        for key in state:  # what a table gives lies with the prompt at first
+                            state[key] = mode.from_tensor(state[key].clone()).to(places[0 if prefill else key[1]])
+                    for state in (prompt.sinks, prompt.no_image):
+                        for layer in state:
+                            state[layer] = mode.from_tensor(state[layer].clone()).to(places[layer])
+                    found = []
+                    for place, module in zip(places, handle.family.attentions, strict=True):
+                        query, key, value = (
+                            torch.empty(batch, heads, n, 8, device=place)
+                            for heads, n in ((6, rows), (2, keys), (2, keys))
+                        )
+                        mask = torch.ones(batch, 1, rows, keys, dtype=torch.bool, device=place)
+                        output, _ = handle.attend(unedited, module, query, key, value, mask, scaling=0.3)
+                        found.append((str(place), str(output.device)))
+            out[f"{name}, {'prefill' if prefill else 'decoding'}"] = found
+    return out
+
+
+def unedited(_: Any, query: torch.Tensor, *rest: Any, **more: Any) -> tuple[torch.Tensor, None]:
+    """An attention of the right shape."""
+    return query.transpose(1, 2), None
+
+
 if __name__ == "__main__":
-    print(json.dumps({"compiled": compiled, "int8": int8}[sys.argv[1]]()))
+    with torch.no_grad():
+        print(json.dumps({"compiled": compiled, "int8": int8, "devices": devices}[sys.argv[1]]()))
