@@ -219,3 +219,20 @@ def test_paint_adds_a_share_of_a_logits_size_weighed_by_head_where_a_table_says_
     torch.testing.assert_close(weighed[0, :, 0, 1], torch.tensor([-1.3, 4.1]))
     picked = lf.PAINT(table_use="pick").attention_logits(logits, seen)
     torch.testing.assert_close(picked[0, :, 0, 1], torch.tensor([-2.0, 3.4]))
+
+
+def test_a_table_names_the_heads_that_spin_keeps() -> None:
+    seen = context([1], 3)
+    seen.heads = torch.tensor([[True, False]])
+    weights = torch.tensor([[[[0.5, 0.25, 0.25]], [[0.5, 0.25, 0.25]]]])
+    edited = lf.SPIN(damping=0.5).attention_weights(weights, seen)
+    torch.testing.assert_close(edited, weights * torch.tensor([1.0, 0.5])[None, :, None, None])
+
+
+@pytest.mark.parametrize("method", [lf.PAI(), lf.HGAI(), lf.PAINT()])
+def test_an_image_key_outside_of_the_window_stays_hidden(method: lf.Method) -> None:
+    seen = context([0, 1], 3)
+    seen.marks = torch.tensor([[0.7, 0.7, 0.0]])
+    logits = torch.tensor([[[[-torch.inf, 2.0, 1.0]]]])
+    edited = method.attention_logits(logits, seen)[0, 0, 0]
+    assert edited[0] == -torch.inf and edited[1] > 2 and edited[2] == 1

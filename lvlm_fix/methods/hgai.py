@@ -35,4 +35,5 @@ class HGAI(Method):
         self, logits: Float[Tensor, "batch heads query key"], seen: Seen
     ) -> Float[Tensor, "batch heads query key"]:
         agreed = logits.abs().mean(1, keepdim=True)
-        return where(seen.image[:, None, None], logits + self.strength * agreed, logits)
+        seeing = seen.image[:, None, None] & logits.isfinite()  # a key outside of a sliding window stays hidden
+        return where(seeing, logits + self.strength * agreed, logits)

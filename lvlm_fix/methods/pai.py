@@ -40,7 +40,8 @@ class PAI(Method):
     def attention_logits(
         self, logits: Float[Tensor, "batch heads query key"], seen: Seen
     ) -> Float[Tensor, "batch heads query key"]:
-        return where(seen.image[:, None, None], logits + self.strength * logits.abs(), logits)
+        seeing = seen.image[:, None, None] & logits.isfinite()  # a key outside of a sliding window stays hidden
+        return where(seeing, logits + self.strength * logits.abs(), logits)
 
     def second_view(self) -> View | None:
         return None if self.contrast == 1 else NoImage()

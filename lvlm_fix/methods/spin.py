@@ -3,7 +3,8 @@
 Paper    Sarkar et al., "Mitigating Hallucinations in Vision-Language Models through Image-Guided Head Suppression",
          EMNLP 2025, arXiv 2505.16411.
 Edits    attention_weights of the last row: a head's weights times a factor are its output times that factor.
-Departs  At least one head is damped where r < 1 (ours: ⌈(1−r)·H⌉; r = 0.95 of 8 heads would damp none).
+Departs  At least one head is damped where r < 1 (ours: ⌈(1−r)·H⌉; r = 0.95 of 8 heads would damp none). Heads that a
+         table picks are kept, the others damped (ours).
 """
 
 from __future__ import annotations
@@ -15,13 +16,14 @@ from typing import ClassVar, Literal
 from jaxtyping import Float
 from torch import Tensor, where
 
-from lvlm_fix.method import Method, Seen, setting
+from lvlm_fix.heads.picks import PicksHeads
+from lvlm_fix.method import Seen, setting
 
 __all__ = ["SPIN"]
 
 
 @dataclass(frozen=True)
-class SPIN(Method):
+class SPIN(PicksHeads):
     """Per layer and row: the ⌈(1−r)·H⌉ heads with the smallest summed image logits are multiplied by `damping`."""
 
     kept: float = setting(0.95, "fraction r of the heads that is kept", "paper", low=0, high=1)
@@ -33,6 +35,8 @@ class SPIN(Method):
     def attention_weights(
         self, weights: Float[Tensor, "batch heads query key"], seen: Seen
     ) -> Float[Tensor, "batch heads query key"]:
+        if seen.heads is not None:
+            return where(seen.heads[..., None, None], weights, weights * self.damping)
         assert seen.logits is not None
         scores = where(seen.image[:, None, None], seen.logits, 0.0).sum(-1)  # batch heads query
         few = math.ceil((1 - self.kept) * weights.shape[1] - 1e-9)
