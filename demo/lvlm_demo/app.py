@@ -20,7 +20,7 @@ import gradio as gr
 
 import lvlm_fix as lf
 from lvlm_demo import present
-from lvlm_demo.engine import SAMPLES, TOKENS, Asked, Engine, Told, open_photo
+from lvlm_demo.engine import SAMPLES, TOKENS, Asked, Engine, Told, check_photo, open_photo
 from lvlm_fix.errors import LvlmFixError, SettingError
 from lvlm_fix.grounding import SIGNAL
 from lvlm_fix.models import DESCRIBE
@@ -111,7 +111,7 @@ def build(engine: Engine, model: str = "tiny", free_model: bool = True) -> gr.Bl
                             [(label, key) for key, label in present.SIGNS.items()], value=SIGNAL, elem_id="signal",
                             label="Shade words by",
                         )  # fmt: skip
-                    with gr.Row():
+                    with gr.Row(elem_classes="looks"):
                         where = gr.HTML(present.hint(), elem_id="where")
                         map_ = gr.HTML("", elem_id="heads", js_on_load=PICK)
                 with gr.Tab("All methods"):
@@ -194,7 +194,7 @@ def build(engine: Engine, model: str = "tiny", free_model: bool = True) -> gr.Bl
         def on_photo(path: dict[str, Any] | None) -> str:
             try:
                 if path is not None:
-                    open_photo(Path(path["path"]))
+                    check_photo(Path(path["path"]))
             except LvlmFixError as error:
                 return present.status(str(error), error=True)
             return present.status("")

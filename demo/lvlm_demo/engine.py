@@ -27,7 +27,7 @@ from lvlm_fix.errors import ImageError, InputError
 from lvlm_fix.grounding import Grounding, ground
 from lvlm_fix.models import prepare
 
-__all__ = ["SAMPLES", "Asked", "Engine", "Told", "invented_in", "objects_of", "open_photo"]
+__all__ = ["SAMPLES", "Asked", "Engine", "Told", "check_photo", "invented_in", "objects_of", "open_photo"]
 
 SAMPLES = {"coffee.jpg": {"cup", "spoon", "dining table"}, "astronaut.jpg": {"person"}, "cat.jpg": {"cat"}}
 """The COCO objects in the sample photos, by our own eyes."""
@@ -58,14 +58,12 @@ class Told:
     text: str
     seconds: float = 0.0
     note: str = ""  # what a method has to say of itself
-    invented: frozenset[int] | None = (
-        None  # numbers of words between blanks; None where the photo's objects are unknown
-    )
+    invented: frozenset[int] | None = None  # numbers of its words; None where the photo's objects are unknown
     grounding: Grounding | None = None
 
 
-def open_photo(path: Path | None) -> Image.Image:
-    """A photo no larger than `SIDE`, upright, as RGB. Raises `ImageError` with a message for the page."""
+def check_photo(path: Path | None) -> Path:
+    """Read no more than a photo's header. Raises `ImageError` with a message for the page."""
     if path is None:
         raise ImageError("there is no photo yet: drop one in, or take a sample")
     try:
@@ -75,8 +73,14 @@ def open_photo(path: Path | None) -> Image.Image:
         raise ImageError("this file cannot be read as an image: use a JPEG, PNG, WebP or GIF") from error
     if width * height > PIXELS:
         raise ImageError(f"this photo has {width} × {height} pixels; at most {PIXELS // 10**6} million are taken")
+    return path
+
+
+def open_photo(path: Path | None) -> Image.Image:
+    """A photo no larger than `SIDE`, upright, as RGB. Raises `ImageError` with a message for the page."""
+    checked = check_photo(path)
     try:
-        photo = lf.open_image(path)
+        photo = lf.open_image(checked)
     except ImageError as error:
         raise ImageError("this image is damaged and cannot be read to its end") from error
     photo.thumbnail((SIDE, SIDE))
