@@ -189,7 +189,6 @@ class NextToken:
         for branch in self._branches.values():
             branch.reorder(index)
 
-    @torch.compiler.disable
     def edit(
         self, output: Any, args: tuple[Any, ...], kwargs: dict[str, Any], prompt: Prompt, kind: Kind
     ) -> list[tuple[int, Tensor]]:
