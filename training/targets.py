@@ -6,21 +6,22 @@ import random
 import re
 from dataclasses import dataclass
 
-__all__ = ["LONG", "SHORT", "Photo", "ask", "long_text", "sentence", "short_text"]
+__all__ = ["LIST", "LONG", "SHORT", "Photo", "ask", "listing", "long_text", "mentioned", "sentence", "short_text"]
 
 LONG = ("Please describe this image in detail.", "Describe this image in detail.", "What is shown in this image?")
 SHORT = ("Describe this image in one sentence.", "Write a short caption for this image.", "Describe the image briefly.")
-MORE = ("There is also {}.", "The image also shows {}.", "{} can also be seen.", "In the scene there is also {}.")
+LIST = "Which objects are in this image?"
 FIRST = ("The image shows {}.", "There is {} in the image.", "A photo of {}.")
 PLURAL = {"skis", "scissors", "broccoli", "luggage"}
 
 
 @dataclass(frozen=True)
 class Photo:
-    """A photo's reference captions and the COCO objects in it."""
+    """A photo's reference captions, the COCO objects in it, and those that its features show, surest first."""
 
     captions: tuple[str, ...]
     objects: tuple[str, ...]
+    visible: tuple[str, ...] = ()
 
 
 def sentence(text: str) -> str:
@@ -70,28 +71,30 @@ def mentioned(text: str, names: tuple[str, ...]) -> set[str]:
     return {n for n in names if re.search(rf"\b{spoken.get(n, re.escape(n) + 's?')}\b", text.lower())}
 
 
+def plainest(photo: Photo) -> list[str]:
+    """The captions that name the fewest objects the features do not show: others teach to invent."""
+    hidden = tuple(name for name in photo.objects if name not in photo.visible)
+    faults = {caption: len(mentioned(caption, hidden)) for caption in photo.captions}
+    return [caption for caption in photo.captions if faults[caption] == min(faults.values())]
+
+
 def short_text(photo: Photo, chance: random.Random) -> str:
     """One caption, or the objects in a sentence where there is no caption."""
     if photo.captions:
-        return sentence(chance.choice(photo.captions))
-    return sentence(chance.choice(FIRST).format(listed(list(photo.objects)[:3] or ["scene"])))
+        return sentence(chance.choice(plainest(photo)))
+    return sentence(chance.choice(FIRST).format(listed(list(photo.visible)[:3] or ["scene"])))
 
 
 def long_text(photo: Photo, chance: random.Random) -> str:
-    """A caption, another one only where it names new objects, and the remaining objects in words."""
-    text = short_text(photo, chance)
-    said = mentioned(text, photo.objects)
-    others = sorted(photo.captions, key=lambda _: chance.random())
-    for other in others:
-        new = mentioned(other, photo.objects) - said
-        if new and sentence(other) not in text:
-            text, said = f"{text} {sentence(other)}", said | new
-            break
-    left = [name for name in photo.objects if name not in said]
-    if left:
-        chance.shuffle(left)
-        text = f"{text} {sentence(chance.choice(MORE).format(listed(left[:5])))}"
-    return text
+    """The visible objects, surest first, and a caption: naming them first grounds what follows."""
+    text = max((short_text(photo, chance) for _ in range(2)), key=len)
+    seen = list(photo.visible[:4])
+    return f"{sentence(FIRST[0].format(listed(seen)))} {text}" if seen and photo.captions else text
+
+
+def listing(photo: Photo) -> str:
+    """The visible objects, surest first."""
+    return sentence(", ".join(photo.visible or ("nothing",)))
 
 
 def ask(name: str) -> str:

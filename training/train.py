@@ -1,7 +1,8 @@
 """Train the model: `python -m training.train --coco ../shared/coco --work DIR --out lvlm_fix/tiny`.
 
-Stages, each kept in DIR and skipped when done: features of the tower; a tokenizer; the decoder on text alone; the
-projector by multiple-instance alignment; image and text together; export. A killed run goes on.
+Stages, each kept in DIR and skipped when done: features of the tower; which objects they show; a tokenizer; the decoder
+on text alone; the projector by multiple-instance alignment; image and text together; export. A killed run goes on, and
+gives what an unbroken one gives.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ import argparse
 import json
 import math
 import random
-import time
-from dataclasses import dataclass
+import shutil
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,11 +26,14 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from training.export import export
 from training.features import PATCHES, compute
-from training.targets import LONG, SHORT, Photo, ask, long_text, sentence, short_text
+from training.targets import LIST, LONG, SHORT, Photo, ask, listing, long_text, mentioned, sentence, short_text
 from training.tower import load_tower
+from training.visible import confidence
 
-WIDTH, SEED, VIEWS = 256, 0, 5
+WIDTH, SEED, VIEWS = 256, 0, 3
 FEWER = 96  # of a photo's 256 patches in most steps on image and text: faster, and a regulariser
+WHOLE = 0.12  # share of the steps, the last ones, that see every patch
+VISIBLE = 0.2  # least confidence of the detector for an object that descriptions should name
 SPECIAL = ["<pad>", "<s>", "</s>", "<image>", "<unk>"]
 PAD, BOS, EOS, IMAGE = range(4)
 CLASSES = [
@@ -65,7 +70,8 @@ def read(coco: Path, held: int = 150) -> Data:
     random.Random(SEED).shuffle(ids)
 
     def photo(number: int) -> Photo:
-        return Photo(tuple(captions.get(number, ())), tuple(objects.get(str(number), ())))
+        there = tuple(objects.get(str(number), ()))
+        return Photo(tuple(captions.get(number, ())), there, there)
 
     others = sorted(set(captions) - set(splits["train"]) - set(splits["test"]))
     return Data(ids, [photo(i) for i in ids], [photo(i) for i in others], held)
@@ -82,6 +88,12 @@ class Projector(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         return self.linear_2(F.gelu(self.linear_1((features - self.mean) / self.deviation)))
+
+    def unfold(self, weights: dict[str, Tensor]) -> None:
+        """Take a stock projector's weights."""
+        bias = weights["linear_1.bias"] + weights["linear_1.weight"] @ self.mean
+        scaled = {"linear_1.weight": weights["linear_1.weight"] * self.deviation, "linear_1.bias": bias}
+        self.load_state_dict(weights | scaled, strict=False)
 
     def folded(self) -> dict[str, Tensor]:
         """The stock projector's weights."""
@@ -100,7 +112,7 @@ def make_tokenizer(data: Data, file: Path) -> PreTrainedTokenizerFast:
         chance = random.Random(SEED)
         texts = [long_text(p, chance) for p in data.photos + data.texts for _ in range(2)]
         texts += [sentence(c) for p in data.photos + data.texts for c in p.captions]
-        texts += [*LONG, *SHORT, *map(ask, CLASSES), "USER: ASSISTANT: Yes. No."] * 20
+        texts += [*LONG, *SHORT, LIST, *map(ask, CLASSES), "USER: ASSISTANT: Yes. No."] * 20
         bpe = Tokenizer(models.BPE(unk_token=None))
         bpe.pre_tokenizer, bpe.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
         alphabet = pre_tokenizers.ByteLevel.alphabet()
@@ -114,15 +126,24 @@ def make_tokenizer(data: Data, file: Path) -> PreTrainedTokenizerFast:
     )  # fmt: skip
 
 
+def product(linear: nn.Linear, given: Tensor) -> Tensor:
+    """A linear layer in bfloat16 between float32 values: matrix products are two thirds of a step's time."""
+    return F.linear(given.bfloat16(), linear.weight.bfloat16()).float()
+
+
 def make_decoder(vocabulary: int) -> LlamaForCausalLM:
     """Six layers of 256, eight heads, tied embeddings."""
-    return LlamaForCausalLM(
+    decoder = LlamaForCausalLM(
         LlamaConfig(
             vocab_size=vocabulary, hidden_size=WIDTH, intermediate_size=704, num_hidden_layers=6, num_attention_heads=8,
             num_key_value_heads=8, max_position_embeddings=2048, tie_word_embeddings=True, bos_token_id=BOS,
             eos_token_id=EOS, pad_token_id=PAD,
         )
     )  # fmt: skip
+    for module in decoder.modules():
+        if isinstance(module, nn.Linear):
+            module.forward = partial(product, module)
+    return decoder
 
 
 class Trainer:
@@ -136,9 +157,19 @@ class Trainer:
         self.tokenizer = make_tokenizer(self.data, work / "tokenizer.json")
         self.decoder = make_decoder(len(self.tokenizer))
         self.before, self.after = self.tokens("USER: "), self.tokens("\n")
+        self.yes, self.no = self.tokens(" Yes.")[0], self.tokens(" No.")[0]
+        self.unfold: dict[str, Tensor] = {}
+        words = self.tokenizer.batch_decode([[i] for i in range(len(self.tokenizer))])
+        self.emphasis = torch.tensor([2.0 if mentioned(word, tuple(CLASSES)) else 1.0 for word in words])
         self.names = [self.tokens(" " + name) for name in CLASSES]
         counts = np.array([sum(name in p.objects for p in self.data.photos) for name in CLASSES], float)
         self.frequency = (counts + 1) / (counts + 1).sum()
+
+    @staticmethod
+    def chance(step: int) -> random.Random:
+        """Draws of one step, whatever came before: a resumed run gives the same weights."""
+        torch.manual_seed(SEED * 1_000_003 + step)
+        return random.Random(SEED * 1_000_003 + step)
 
     def tokens(self, text: str) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -162,23 +193,31 @@ class Trainer:
         labels = torch.tensor([t + [-100] * (width - len(t)) for _, t in rows])
         return self.decoder(input_ids=ids, attention_mask=(ids != PAD).long(), labels=labels).loss
 
-    def text(self, seconds: float) -> None:
+    def text(self, steps: int) -> None:
         """Give the decoder a language prior."""
         file = self.work / "text.safetensors"
         if file.exists():
             self.decoder.load_state_dict(load_file(file), strict=False)
             return
         photos = self.data.photos[: -self.data.held] + self.data.texts
-        optimizer, chance, start = adam(self.decoder.parameters(), 2e-3), random.Random(SEED), time.monotonic()
-        step = 0
-        while (done := (time.monotonic() - start) / seconds) < 1:
-            rate(optimizer, 2e-3, done)
+        optimizer = adam(self.decoder.parameters(), 2e-3)
+        for step in range(steps):
+            rate(optimizer, 2e-3, step / steps)
+            chance = self.chance(step)
             loss = self.prior(chance.choices(photos, k=48), chance)
             update(self.decoder, optimizer, loss)
-            step += 1
             if step % 50 == 0:
-                print(f"text step {step} loss {loss.item():.3f} {done:.0%}", flush=True)
+                print(f"text step {step}/{steps} loss {loss.item():.3f}", flush=True)
         write(self.decoder.state_dict(), file)
+
+    def start(self, folder: Path) -> None:
+        """Go on from an exported folder with this tokenizer, in place of the stage on text alone."""
+        saved = load_file(folder / "model.safetensors")
+        language, projector = "language_model.model.", "multi_modal_projector."
+        self.decoder.model.load_state_dict(
+            {k.removeprefix(language): v.float() for k, v in saved.items() if k.startswith(language)}
+        )
+        self.unfold = {k.removeprefix(projector): v.float() for k, v in saved.items() if k.startswith(projector)}
 
     # projector ----------------------------------------------------------------------------------------------
 
@@ -186,10 +225,19 @@ class Trainer:
         """Features of the first `views` views of the train photos, in the order of sorted ids."""
         tower = load_tower()
         self.row = {number: row for row, number in enumerate(sorted(self.data.ids))}
-        return [
+        made = [
             compute(tower, self.coco / "images", sorted(self.data.ids), view, self.work / f"train.{view}.f16")
             for view in range(views)
         ]
+        rows = [self.row[number] for number in self.data.ids]
+        truth = np.empty((len(rows), len(CLASSES)), np.float32)
+        truth[rows] = self.truth(list(range(len(rows)))).numpy()
+        sure = confidence(made, truth, self.work / "confidence.npy")[rows]
+        for place, photo in enumerate(self.data.photos):
+            chances = dict(zip(CLASSES, sure[place], strict=True))
+            seen = sorted((n for n in photo.objects if chances.get(n, 0) > VISIBLE), key=lambda n: -chances[n])
+            self.data.photos[place] = replace(photo, visible=tuple(seen))
+        return made
 
     def batch(self, views: list[np.memmap], some: list[int], chance: random.Random) -> Tensor:
         """Features of some photos (places in `data.ids`), each in a random view."""
@@ -209,10 +257,12 @@ class Trainer:
         pooled = torch.logsumexp(similar * 20, dim=1) - math.log(projected.shape[1])
         return F.binary_cross_entropy_with_logits(pooled * self.scale.exp() + self.shift, truth)
 
-    def align(self, views: list[np.memmap], seconds: float) -> None:
+    def align(self, views: list[np.memmap], steps: int) -> None:
         """Projector first: without this step one so small hardly grounds."""
         sample = torch.from_numpy(views[0][:200].astype(np.float32)).flatten(0, 1)
         self.projector = Projector(sample.mean(0), sample.std(0))
+        if self.unfold:
+            self.projector.unfold(self.unfold)
         self.scale, self.shift = nn.Parameter(torch.zeros(())), nn.Parameter(torch.full((len(CLASSES),), -3.0))
         file = self.work / "align.safetensors"
         if file.exists():
@@ -220,16 +270,15 @@ class Trainer:
             return
         self.decoder.requires_grad_(False)
         parameters = [*self.projector.parameters(), self.scale, self.shift]
-        optimizer, chance, start = adam(parameters, 2e-3), random.Random(SEED), time.monotonic()
-        places, step = list(range(len(self.data.ids) - self.data.held)), 0
-        while (done := (time.monotonic() - start) / seconds) < 1:
-            rate(optimizer, 2e-3, done)
-            some = chance.sample(places, 64)
+        optimizer = adam(parameters, 2e-3)
+        for step in range(steps):
+            rate(optimizer, 2e-3, step / steps)
+            chance = self.chance(step)
+            some = chance.sample(range(len(self.data.ids) - self.data.held), 64)
             loss = self.alignment(self.projector(self.batch(views, some, chance)), self.truth(some))
             update(self.projector, optimizer, loss)
-            step += 1
             if step % 50 == 0:
-                print(f"align step {step} loss {loss.item():.4f} {done:.0%}", flush=True)
+                print(f"align step {step}/{steps} loss {loss.item():.4f}", flush=True)
         self.decoder.requires_grad_(True)
         write(self.everything(), file)
 
@@ -247,11 +296,12 @@ class Trainer:
     # image and text -----------------------------------------------------------------------------------------
 
     def branches(
-        self, photo: Photo, chance: random.Random, questions: int = 6
+        self, photo: Photo, chance: random.Random, questions: int = 4
     ) -> list[tuple[list[int], list[int], bool]]:
         """Everything asked of one photo: ids, labels, and whether it is a yes/no question."""
         turns = [(*self.dialogue(chance.choice(LONG), long_text(photo, chance)), False)]
         turns.append((*self.dialogue(chance.choice(SHORT), short_text(photo, chance)), False))
+        turns.append((*self.dialogue(LIST, listing(photo)), False))
         there = [name for name in photo.objects if name in CLASSES]
         weights = [0.0 if name in there else f for name, f in zip(CLASSES, self.frequency, strict=True)]
         for name in chance.sample(there, min(len(there), questions // 2)):
@@ -306,19 +356,20 @@ class Trainer:
         answers = closed & ((target == self.yes) | (target == self.no))
         right = (logits[answers][:, self.yes] > logits[answers][:, self.no]) == (target[answers] == self.yes)
         aligned = self.alignment(projected, self.truth(some))
-        return each[~closed].mean(), each[closed].sum() / answers.sum(), aligned, right.float().mean().item()
+        weights = self.emphasis[target] * ~closed
+        said = (each * weights).sum() / weights.sum()
+        return said, each[closed].sum() / answers.sum(), aligned, right.float().mean().item()
 
-    def joint(self, views: list[np.memmap], seconds: float, size: int = 8, peak: float = 1.5e-3) -> None:
-        """Image and text together, with a moving average of the weights; checkpoints every three minutes."""
-        self.yes, self.no = self.tokens(" Yes.")[0], self.tokens(" No.")[0]
+    def joint(self, views: list[np.memmap], steps: int, size: int = 8, peak: float = 1e-3) -> None:
+        """Image and text together, with a moving average of the weights; a checkpoint every 200 steps."""
         modules = nn.ModuleDict({"decoder": self.decoder, "projector": self.projector})
         parameters = [*modules.parameters(), self.scale, self.shift]
         optimizer = adam(parameters, peak)
-        average = {k: v.clone() for k, v in self.everything().items()}
-        file, done, step = self.work / "joint.safetensors", 0.0, 0
+        average = {k: v.detach().clone() for k, v in self.everything().items()}
+        file, step = self.work / "joint.safetensors", 0
         if file.exists():
             saved = load_file(file)
-            done, step = saved.pop("done").item(), int(saved.pop("step").item())
+            step = int(saved.pop("step").item())
             self.restore({k[4:]: v for k, v in saved.items() if k.startswith("raw.")})
             average = {k[4:]: v for k, v in saved.items() if k.startswith("ema.")}
             moments = [
@@ -327,42 +378,39 @@ class Trainer:
             optimizer.load_state_dict(
                 {"state": dict(enumerate(moments)), "param_groups": optimizer.state_dict()["param_groups"]}
             )
-        chance, start, kept = random.Random(SEED + step), time.monotonic() - done * seconds, time.monotonic()
         places = list(range(len(self.data.ids) - self.data.held))
         held = list(range(len(places), len(self.data.ids)))
         texts = self.data.photos[: len(places)] + self.data.texts
         modules.train()
-        while done < 1:
-            done = (time.monotonic() - start) / seconds
-            rate(optimizer, peak, min(done, 1.0))
+        while step < steps:
+            rate(optimizer, peak, step / steps)
+            chance = self.chance(step)
             some = chance.sample(places, size)
             features = self.batch(views, some, chance)
-            text, closed, aligned, _ = self.losses(features, some, chance, FEWER if done < 0.75 else PATCHES)
-            prior = self.prior(chance.choices(texts, k=24), chance)
-            update(modules, optimizer, text + 0.5 * closed + aligned + 0.7 * prior)
+            kept = FEWER if step < steps * (1 - WHOLE) else PATCHES
+            text, closed, aligned, _ = self.losses(features, some, chance, kept)
+            loss = text + 0.5 * closed + 0.5 * aligned
+            if step % 4 == 0:
+                loss = loss + 0.3 * self.prior(chance.choices(texts, k=6), chance)
+            update(modules, optimizer, loss)
             step += 1
-            decay = min(0.998, step / (step + 20))
+            decay = min(0.99, step / (step + 20))
             with torch.no_grad():
                 for name, value in self.everything().items():
                     average[name].lerp_(value, 1 - decay)
             if step % 50 == 0:
-                print(
-                    f"joint step {step} text {text:.3f} yes/no {closed:.3f} align {aligned:.4f} {done:.0%}",
-                    flush=True,
-                )
-            if time.monotonic() - kept > 180 or done >= 1:
-                kept = time.monotonic()
+                print(f"joint step {step}/{steps} text {text:.3f} yes/no {closed:.3f} align {aligned:.4f}", flush=True)
+            if step % 200 == 0 or step == steps:
                 state = {f"raw.{k}": v for k, v in self.everything().items()} | {
                     f"ema.{k}": v for k, v in average.items()
                 }
                 for number, moments in optimizer.state_dict()["state"].items():
                     state |= {f"opt.{number}.{k}": v for k, v in moments.items()}
-                write(state | {"done": torch.tensor(done), "step": torch.tensor(step)}, file)
+                write(state | {"step": torch.tensor(step)}, file)
                 raw = {name: value.detach().clone() for name, value in self.everything().items()}
                 self.restore(average)
                 self.judge(views[:1], held)
                 self.restore(raw)
-        self.restore(average)
 
     def export(self, out: Path) -> None:
         """Write the averaged weights of the last checkpoint as a stock LLaVA folder."""
@@ -374,7 +422,7 @@ class Trainer:
     def judge(self, views: list[np.memmap], held: list[int]) -> None:
         """Print the losses on the held-out photos."""
         self.decoder.eval()
-        chance = random.Random(SEED)
+        chance = self.chance(-1)
         all_of = [
             self.losses(self.batch(views, held[i : i + 30], chance), held[i : i + 30], chance)
             for i in range(0, len(held), 30)
@@ -389,7 +437,7 @@ def adam(parameters: object, peak: float) -> torch.optim.AdamW:
 
 
 def rate(optimizer: torch.optim.Optimizer, peak: float, done: float) -> None:
-    """Linear warm-up over 2 % of the time, then cosine to a twentieth."""
+    """Linear warm-up over 2 % of the steps, then cosine to a twentieth."""
     share = done / 0.02 if done < 0.02 else 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * (done - 0.02) / 0.98))
     for group in optimizer.param_groups:
         group["lr"] = peak * share
@@ -414,17 +462,25 @@ def main() -> None:
     parser.add_argument("--coco", type=Path, required=True, help="photos, captions, objects and splits")
     parser.add_argument("--work", type=Path, required=True, help="where features and checkpoints are kept")
     parser.add_argument("--out", type=Path, required=True, help="the folder of the finished model")
-    parser.add_argument("--minutes", type=float, default=60, help="of training on image and text")
-    parser.add_argument("--text-seconds", type=float, default=240, help="of training on text alone")
-    parser.add_argument("--align-seconds", type=float, default=150, help="of aligning the projector")
+    parser.add_argument("--steps", type=int, default=2000, help="on image and text, of 8 photos")
+    parser.add_argument("--text-steps", type=int, default=400, help="on text alone, of 48 texts")
+    parser.add_argument("--align-steps", type=int, default=600, help="of aligning the projector, of 64 photos")
     parser.add_argument("--views", type=int, default=VIEWS, help="views of every photo")
+    parser.add_argument("--start", type=Path, help="a model to go on from, in place of text alone")
+    parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
-    torch.set_num_threads(2)
+    torch.set_num_threads(arguments.threads)
+    if arguments.start:
+        arguments.work.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(arguments.start / "tokenizer.json", arguments.work / "tokenizer.json")
     trainer = Trainer(arguments.coco, arguments.work)
     views = trainer.features(arguments.views)
-    trainer.text(arguments.text_seconds)
-    trainer.align(views, arguments.align_seconds)
-    trainer.joint(views, arguments.minutes * 60)
+    if arguments.start:
+        trainer.start(arguments.start)
+    else:
+        trainer.text(arguments.text_steps)
+    trainer.align(views, arguments.align_steps)
+    trainer.joint(views, arguments.steps)
     trainer.export(arguments.out)
 
 
