@@ -34,6 +34,7 @@ WIDTH, SEED, VIEWS = 256, 0, 3
 FEWER = 96  # of a photo's 256 patches in most steps on image and text: faster, and a regulariser
 WHOLE = 0.12  # share of the steps, the last ones, that see every patch
 VISIBLE = 0.2  # least confidence of the detector for an object that descriptions should name
+KEEP = 200  # steps between checkpoints
 SPECIAL = ["<pad>", "<s>", "</s>", "<image>", "<unk>"]
 PAD, BOS, EOS, IMAGE = range(4)
 CLASSES = [
@@ -149,11 +150,11 @@ def make_decoder(vocabulary: int) -> LlamaForCausalLM:
 class Trainer:
     """Holds the parts and the texts; each stage is a method that loads its result where it is there already."""
 
-    def __init__(self, coco: Path, work: Path) -> None:
+    def __init__(self, coco: Path, work: Path, held: int = 150) -> None:
         torch.manual_seed(SEED)
         self.work, self.coco = work, coco
         work.mkdir(parents=True, exist_ok=True)
-        self.data = read(coco)
+        self.data = read(coco, held)
         self.tokenizer = make_tokenizer(self.data, work / "tokenizer.json")
         self.decoder = make_decoder(len(self.tokenizer))
         self.before, self.after = self.tokens("USER: "), self.tokens("\n")
@@ -270,11 +271,12 @@ class Trainer:
             return
         self.decoder.requires_grad_(False)
         parameters = [*self.projector.parameters(), self.scale, self.shift]
+        count = len(self.data.ids) - self.data.held
         optimizer = adam(parameters, 2e-3)
         for step in range(steps):
             rate(optimizer, 2e-3, step / steps)
             chance = self.chance(step)
-            some = chance.sample(range(len(self.data.ids) - self.data.held), 64)
+            some = chance.sample(range(count), min(64, count))
             loss = self.alignment(self.projector(self.batch(views, some, chance)), self.truth(some))
             update(self.projector, optimizer, loss)
             if step % 50 == 0:
@@ -361,7 +363,7 @@ class Trainer:
         return said, each[closed].sum() / answers.sum(), aligned, right.float().mean().item()
 
     def joint(self, views: list[np.memmap], steps: int, size: int = 8, peak: float = 1e-3) -> None:
-        """Image and text together, with a moving average of the weights; a checkpoint every 200 steps."""
+        """Image and text together, with a moving average of the weights; a checkpoint every `KEEP` steps."""
         modules = nn.ModuleDict({"decoder": self.decoder, "projector": self.projector})
         parameters = [*modules.parameters(), self.scale, self.shift]
         optimizer = adam(parameters, peak)
@@ -400,7 +402,7 @@ class Trainer:
                     average[name].lerp_(value, 1 - decay)
             if step % 50 == 0:
                 print(f"joint step {step}/{steps} text {text:.3f} yes/no {closed:.3f} align {aligned:.4f}", flush=True)
-            if step % 200 == 0 or step == steps:
+            if step % KEEP == 0 or step == steps:
                 state = {f"raw.{k}": v for k, v in self.everything().items()} | {
                     f"ema.{k}": v for k, v in average.items()
                 }
