@@ -75,11 +75,11 @@ def plain_nodes(caption: str) -> list[str]:
 
 
 def measure(extract: Callable[[str], object], captions: Sequence[str]) -> float:
-    """Captions per second."""
-    start = time.perf_counter()
+    """Captions per second of processor time."""
+    start = time.process_time()
     for caption in captions:
         extract(caption)
-    return len(captions) / (time.perf_counter() - start)
+    return len(captions) / (time.process_time() - start)
 
 
 def _tag(tokens: list[str]) -> list[str]:

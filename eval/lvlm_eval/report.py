@@ -40,7 +40,6 @@ tr:hover td { background: #f6f8fc } td small { display: block; font-size: 12px }
 .photo { display: grid; grid-template-columns: 220px 1fr 1fr; gap: 1.2rem; margin: 1.2rem 0; padding: 1rem;
   border: 1px solid #e3e6ee; border-radius: 8px } .photo img { width: 100%; border-radius: 6px }
 .photo p { margin: .3rem 0 } mark { background: #ffd5d0; text-decoration: line-through; padding: 0 .15em }
-.better { color: #1a7f37 } .worse { color: #b42318 }
 @media (max-width: 45rem) { .photo { grid-template-columns: 1fr } }
 """
 
