@@ -5,6 +5,7 @@ Screenshots are kept in tests/artefacts.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -88,10 +89,20 @@ def longest(page: Any, tokens: int) -> None:
     page.press("#tokens input[type=number]", "Tab")
 
 
+def press(page: Any, button: str, wanted: str) -> None:
+    """Press until it is answered: a press while the last one is still being answered counts for nothing."""
+    from playwright.sync_api import TimeoutError
+
+    for _ in range(WAIT // 5_000):
+        page.click(button)
+        with contextlib.suppress(TimeoutError):
+            return page.wait_for_selector(wanted, timeout=5_000)
+    raise AssertionError(f"{button} was pressed, and {wanted} never came")
+
+
 def describe(page: Any) -> tuple[str, str]:
     """Press *Describe*, wait for two grounded texts."""
-    page.click("#describe")
-    page.wait_for_selector("#status .busy")
+    press(page, "#describe", "#status .busy")
     page.wait_for_selector("#status .busy", state="detached")
     page.wait_for_selector("#after button.w")
     return page.inner_text("#before .text p"), page.inner_text("#after .text p")
@@ -228,8 +239,7 @@ def test_files_that_are_no_photo_are_named_and_the_page_goes_on(page: Any, bad: 
     for name, message in (("text.jpg", "cannot be read as an image"), ("huge.jpg", "8200 × 8000 pixels")):
         upload(page, bad / name)
         page.wait_for_selector(f"#status .error:has-text('{message}')")
-        page.click("#describe")
-        page.wait_for_selector(f"#status .error:has-text('{message}')")
+        press(page, "#describe", f"#status .error:has-text('{message}')")
     page.screenshot(path=ARTEFACTS / "error.png", full_page=True)
     for name in ("large.jpg", "moving.gif", "clear.png", "turned.jpg"):
         upload(page, bad / name)
