@@ -95,6 +95,11 @@ class Fix:
         )
         heads = self.family.decoder.config.num_attention_heads
         self._given = {i: given for i, m in enumerate(methods) if (given := m.given_heads(self._depth, heads))}
+        views = [view for method in methods if (view := method.second_view()) is not None]
+        if self.family.runs is not model and not all(view.counted for view in views):
+            raise ModelError(
+                f"{type(model).__name__}: its language model generates alone; no second branch sees an image"
+            )
         self._next_token = NextToken(methods, model, self.family)
         self._needs = frozenset[str]().union(*(m.needs for m in methods))
         self._tower = Tower(model) if "vision" in self._needs else None
@@ -106,6 +111,7 @@ class Fix:
         self._changed: list[tuple[int, Tensor | int]] = []  # of this pass: method, rows it changed
         self._prefill = self._begins = False  # a pass over several tokens; over the first of a prompt
         self._ids = torch.empty(0)
+        self._embedded: Tensor | None = None
         self._hooks: list[RemovableHandle] = []
         self._attach()
 
@@ -120,8 +126,11 @@ class Fix:
             for module in self.family.attentions:
                 module.__dict__[SITE] = self
             begin, end = cast(Any, disable(self._begin)), cast(Any, disable(self._end))  # beside a compiled pass
-            self._hooks.append(self.model.register_forward_pre_hook(begin, with_kwargs=True))
-            self._hooks.append(self.model.register_forward_hook(end, with_kwargs=True))
+            runs = self.family.runs
+            self._hooks.append(runs.register_forward_pre_hook(begin, with_kwargs=True))
+            self._hooks.append(runs.register_forward_hook(end, with_kwargs=True))
+            if runs is not self.model:  # it is given embeddings: remember of what
+                self._hooks.append(self.model.get_input_embeddings().register_forward_pre_hook(self._embed))
             self._next_token.attach()
             if self._tower is not None:
                 self._tower.attach()
@@ -179,12 +188,22 @@ class Fix:
 
     # one forward pass ---------------------------------------------------------------------------------------
 
+    def _embed(self, _: nn.Module, args: tuple[Tensor, ...]) -> None:
+        self._embedded = args[0]
+
+    def _ids_of(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+        """The ids of this pass; of a language model that is given embeddings, those embedded last."""
+        ids = kwargs.get("input_ids", args[0] if args else None)
+        if ids is None and self._embedded is not None:
+            ids = self._embedded.repeat_interleave(len(kwargs["inputs_embeds"]) // len(self._embedded), dim=0)
+        if ids is None:
+            raise InputError("image tokens are found by their ids: pass input_ids, not inputs_embeds alone")
+        return ids
+
     @torch.no_grad()
     def _begin(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Read the prompt of a prefill; count the columns of a decoding step."""
-        ids = kwargs.get("input_ids", args[0] if args else None)
-        if ids is None:
-            raise InputError("image tokens are found by their ids: pass input_ids, not inputs_embeds alone")
+        ids = self._ids_of(args, kwargs)
         cache = kwargs.get("past_key_values")
         known = cache is not None and cache is self._cache
         self._pass, self._changed = {}, []
@@ -228,6 +247,8 @@ class Fix:
         prompt = self._prompt
         if prompt is None:
             return
+        if self.family.runs is not self.model:
+            args, kwargs = (), kwargs | {"input_ids": self._ids_of(args, kwargs)}
         if self._next_token and prompt.any_with_image:
             self._prompt = None  # a second branch is not to be edited
             try:
@@ -280,7 +301,7 @@ class Fix:
         try:
             self.family.decoder(
                 inputs_embeds=self.model.get_input_embeddings()(rows),
-                attention_mask=mask,
+                attention_mask=self._both_ways(mask) if self.family.both_ways else mask,
                 position_ids=(mask.cumsum(-1) - 1).clamp_min(0),
                 use_cache=False,
             )
@@ -306,6 +327,12 @@ class Fix:
         vision[..., start:].transpose(1, 2)[new.to(found.device)] = found.T
         prompt.vision, image = vision, prompt.image.to(found.device)
         prompt.marks = {i: m.mark_tokens(vision, image) for i, m in enumerate(self.methods) if "vision" in m.needs}
+
+    def _both_ways(self, mask: Tensor) -> Tensor:
+        """An additive mask that lets every row see the whole prompt."""
+        dtype = self.family.decoder.dtype
+        hidden = (1 - mask[:, None, None].to(dtype)) * torch.finfo(dtype).min
+        return hidden.expand(-1, 1, mask.shape[1], -1)
 
     # sinks --------------------------------------------------------------------------------------------------
 
@@ -363,6 +390,8 @@ class Fix:
             return output, weights
         query, key, value, *rest = args
         mask = rest[0] if rest else kwargs.get("attention_mask")
+        if kwargs.get("is_causal") is None:
+            kwargs["is_causal"] = getattr(module, "is_causal", True)
         seen = self._seen(layer, key.shape[2], query.device)
         if acting.logits or acting.weights or (self._prefill and acting.keep):
             output = self._edit_rows(seen, prompt, acting, output, query, key, value, mask, kwargs)
@@ -392,18 +421,21 @@ class Fix:
         kwargs: dict[str, Any],
     ) -> Tensor:
         """Add to the output what the edits of logits and weights change in the text rows (prefill) or the one row."""
-        if kwargs.get("s_aux") is not None:
-            raise ModelError("attention with learned sinks (s_aux) cannot be edited by rows")
+        for name in ("s_aux", "position_bias"):  # learned sinks; relative positions
+            if kwargs.get(name) is not None:
+                raise ModelError(f"attention with {name} cannot be edited by rows")
         text = prompt.text if self._prefill else None
         index = None if text is None else text.index.to(query.device)
         some = query if index is None else query.index_select(2, index)
-        options = {name: kwargs.get(name) for name in ("softcap", "sliding_window")}
-        logits = row_logits(some, key, mask, index, query.shape[2], scaling=kwargs["scaling"], **options)
+        options = {name: kwargs.get(name) for name in ("scaling", "softcap", "sliding_window")}
+        logits = row_logits(some, key, mask, index, query.shape[2], causal=kwargs["is_causal"], **options)
         if self._prefill and acting.columns and seen.layer not in prompt.received:
             prompt.received[seen.layer] = self._column_means(prompt, query, key, mask, kwargs)
         edited = logits
         for number, method in acting.logits:
             new = method.attention_logits(edited, self._for(seen, prompt, number))
+            if new is not edited:
+                new = torch.where(edited > -torch.inf, new, edited)  # what a window hides stays hidden
             edited = self._accept(number, method, edited, new, prompt, seen)
         plain = _softmax(logits, self._prefill)
         weights = plain if edited is logits else _softmax(edited, self._prefill)
@@ -456,11 +488,11 @@ class Fix:
         """What every key receives on average over all of the prompt's rows, block by block: batch heads key."""
         length = query.shape[2]
         valid = prompt.valid[:, prompt.length - length : prompt.length].to(query.device)
-        options = {name: kwargs.get(name) for name in ("softcap", "sliding_window")}
+        options = {name: kwargs.get(name) for name in ("scaling", "softcap", "sliding_window")}
         total = torch.zeros(query.shape[0], query.shape[1], key.shape[2], device=query.device)
         for rows in torch.arange(length, device=query.device).split(BLOCK):
             some = query.index_select(2, rows)
-            weights = row_logits(some, key, mask, rows, length, scaling=kwargs["scaling"], **options).softmax(-1)
+            weights = row_logits(some, key, mask, rows, length, causal=kwargs["is_causal"], **options).softmax(-1)
             total += weights.masked_fill(~valid[:, None, rows, None], 0.0).sum(2)
         prompt.tokens = valid.sum(-1)
         return total / prompt.tokens.clamp_min(1)[:, None, None]

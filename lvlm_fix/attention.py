@@ -55,27 +55,30 @@ def row_logits(
     rows: Int[Tensor, " query"] | None,
     length: int,
     *,
-    scaling: float,
+    scaling: float | None,
     softcap: float | None = None,
     sliding_window: int | None = None,
+    causal: bool = True,
 ) -> Float[Tensor, "batch heads query key"]:
     """Attention logits of some rows, after scaling and mask; masked keys hold −inf. Always float32.
 
     `rows` are the rows' numbers among the `length` queries of this pass (None: all of them); `mask` is whatever the
-    wrapped implementation was given (None, 2-D, 4-D of booleans or 4-D additive).
+    wrapped implementation was given (None, 2-D, 4-D of booleans or 4-D additive). A `scaling` of None is 1/√dim; rows
+    that are not `causal` see what the mask lets them, ahead too.
     """
     batch, heads, n_rows, dim = query.shape
     key_heads, n_keys = key.shape[1], key.shape[2]
     grouped = query.reshape(batch, key_heads, heads // key_heads * n_rows, dim)  # grouped-query without expanding keys
-    logits = (grouped @ key.transpose(-1, -2)).reshape(batch, heads, n_rows, n_keys).float() * scaling
+    logits = (grouped @ key.transpose(-1, -2)).reshape(batch, heads, n_rows, n_keys).float()
+    logits = logits * (dim**-0.5 if scaling is None else scaling)
     if softcap is not None:
         logits = softcap * torch.tanh(logits / softcap)
     if mask is not None and not isinstance(mask, Tensor):
         raise ModelError(f"edits of attention need a plain mask, found {type(mask).__name__}; load the model with sdpa")
-    if mask is None and length == 1 and (sliding_window is None or n_keys <= sliding_window):
+    if mask is None and (length == 1 or not causal) and (sliding_window is None or n_keys <= sliding_window):
         return logits  # one new row sees every key
     if mask is None or mask.ndim == 2:
-        allowed = _causal(rows, length, n_keys, sliding_window, logits.device)
+        allowed = _causal(rows, length, n_keys, sliding_window, logits.device) | (not causal)
         if mask is not None:
             allowed = allowed & mask[:, None, None, -n_keys:].bool()
         return logits.masked_fill(~allowed, -torch.inf)

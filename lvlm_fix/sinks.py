@@ -25,8 +25,9 @@ PUBLISHED = {
 
 def published_channels(config: PretrainedConfig) -> tuple[int, ...]:
     """The sink channels the paper gives for a decoder of this type and size; empty where it gives none."""
-    size = (config.model_type, config.hidden_size, config.num_hidden_layers, config.intermediate_size)
-    return PUBLISHED.get(size, ())
+    settings = config.to_dict()
+    size = tuple(settings.get(key) for key in ("model_type", "hidden_size", "num_hidden_layers", "intermediate_size"))
+    return next((found for of, found in PUBLISHED.items() if of == size), ())
 
 
 def is_sink(

@@ -161,3 +161,14 @@ def test_importing_changes_nothing_in_transformers() -> None:
         "assert dict(a) == before; names = lvlm_fix.__all__; assert len(names) == len(set(names))"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_page_of_the_families_is_that_of_the_data_and_the_data_are_of_all_methods() -> None:
+    from lvlm_fix.families.probed import PAGE, page, read_probed
+    from lvlm_fix.methods import METHODS
+
+    rows = read_probed()
+    assert all(sorted(row["methods"]) == sorted(METHODS) for row in rows)
+    assert PAGE.read_text() == page(rows)
+    works = {name: sum(row["methods"][name] == "works" for row in rows) for name in METHODS}
+    assert works["vhr"] >= 25 and works["var"] >= 20 and works["pai"] >= 20

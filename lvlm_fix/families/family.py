@@ -11,6 +11,13 @@ from lvlm_fix.errors import ModelError
 
 __all__ = ["Family", "family_of"]
 
+CROSS = "its image is seen through cross-attention layers, no key of its decoder is an image token"
+REFUSED = {"idefics": CROSS, "mllama": CROSS}  # by model type: families whose configuration does not tell
+INNER = {
+    "blip-2",
+    "instructblip",
+    "instructblipvideo",
+}  # families that embed the prompt and let their language model generate alone
 IMAGE_TOKENS = ("image_token_id", "image_token_index", "video_token_id", "video_token_index")
 
 
@@ -21,28 +28,47 @@ class Family:
     name: str  # `config.model_type`
     image_tokens: tuple[int, ...]  # ids of the placeholders that image (and video) features replace
     decoder: PreTrainedModel  # the text decoder; its attention goes through the attention interface
-    config_key: str  # the decoder's configuration, as named in the model's
+    config_key: str  # the decoder's configuration, as named in the model's; empty where they are one
     layers: nn.ModuleList  # decoder layers, nearest the embeddings first
     attentions: tuple[nn.Module, ...]  # the modules that call the attention interface
+    both_ways: bool  # the rows of a prompt see each other ahead and behind
+    runs: PreTrainedModel  # the model whose forward `generate` drives: mostly the model itself
 
 
 def family_of(model: PreTrainedModel) -> Family:
     """Find image tokens, decoder and attention modules of `model`; raises `ModelError` naming what is missing."""
     config, name = model.config, type(model).__name__
-    settings = config.to_dict()
-    image_tokens = tuple(dict.fromkeys(settings[key] for key in IMAGE_TOKENS if settings.get(key) is not None))
+    if reason := REFUSED.get(config.model_type):
+        raise ModelError(f"{name} is not supported: {reason}")
+    if config.is_encoder_decoder:
+        raise ModelError(
+            f"{name} is not supported: its image enters an encoder, no key of its decoder is an image token"
+        )
+    found = (getattr(config, key, None) for key in IMAGE_TOKENS)
+    image_tokens = tuple(dict.fromkeys(token for token in found if token is not None))
     if not image_tokens:
         raise ModelError(f"{name} has no image tokens: its config has none of {', '.join(IMAGE_TOKENS)}")
     decoder = model.get_decoder()
+    while "layers" not in (parts := dict(decoder.named_children())):  # a head or two around it
+        inner = decoder.get_decoder()
+        inner = parts.get("model") if inner is decoder else inner
+        if not isinstance(inner, PreTrainedModel):
+            break
+        decoder = inner
+    layers = dict(decoder.named_children()).get("layers")
+    if not isinstance(layers, nn.ModuleList):
+        raise ModelError(f"{name}: its decoder {type(decoder).__name__} has no list of layers")
     keys = [key for key in config.sub_configs if getattr(config, key, None) is decoder.config]
+    if decoder.config is config:
+        keys = [""]
     if not keys:
         raise ModelError(
             f"{name}: the configuration of its decoder {type(decoder).__name__} was not found in the model's"
         )
-    layers = dict(decoder.named_children()).get("layers")
-    if not isinstance(layers, nn.ModuleList):
-        raise ModelError(f"{name}: its decoder {type(decoder).__name__} has no list of layers")
     attentions = tuple(m for m in layers.modules() if isinstance(m.__dict__.get("layer_idx"), int))
     if not attentions:
         raise ModelError(f"{name}: no attention module of its decoder {type(decoder).__name__} knows its layer")
-    return Family(config.model_type, image_tokens, decoder, keys[0], layers, attentions)
+    both_ways = decoder.config.to_dict().get("use_bidirectional_attention") is True
+    runs = model.get_submodule("language_model") if config.model_type in INNER else model
+    assert isinstance(runs, PreTrainedModel)
+    return Family(config.model_type, image_tokens, decoder, keys[0], layers, attentions, both_ways, runs)

@@ -38,7 +38,8 @@ class SPIN(PicksHeads):
         if seen.heads is not None:
             return where(seen.heads[..., None, None], weights, weights * self.damping)
         assert seen.logits is not None
-        scores = where(seen.image[:, None, None], seen.logits, 0.0).sum(-1)  # batch heads query
+        visible = seen.image[:, None, None] & seen.logits.isfinite()  # a window may hide some
+        scores = where(visible, seen.logits, 0.0).sum(-1)  # batch heads query
         few = math.ceil((1 - self.kept) * weights.shape[1] - 1e-9)
         damped = scores.argsort(1).argsort(1) < few
         return where(damped[..., None], weights * self.damping, weights)
