@@ -254,6 +254,9 @@ def page(rows: list[dict[str, Any]]) -> str:
             who = [name for name, note in row["notes"].items() if note == reason]
             notes.append(f"- `{row['family']}`" + ("" if who == ["family"] else f", {', '.join(who)}") + f": {reason}")
         notes += [f"- `{row['family']}`, {k}: {v}" for k, v in checks.items() if str(v).startswith("unknown")]
+    known = {row["family"] for row in rows}
+    if missing := [f"`{name}`" for name in FAMILIES if name not in known]:
+        notes.append(f"- not probed yet, so nothing is known of them: {', '.join(missing)}")
     return "\n".join([*lines, "", "## Why not", "", *notes, ""])
 
 
