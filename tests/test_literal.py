@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from typing import Any
 
 import literal
@@ -183,13 +184,13 @@ def test_paint_equals_full_maps_of_tower_and_decoder(samples: int) -> None:
     maps = literal.cls_rows(model.get_encoder(modality="image"), inputs["pixel_values"])
     chosen = {}
     for b, (first, penultimate) in enumerate(zip(maps[0], maps[-2], strict=True)):
-        ranked, ordered = sorted(first.tolist(), reverse=True), sorted(penultimate.tolist())
-        low, high = ordered[2], ordered[6]  # the quartiles of nine values
+        least = sorted(first.tolist(), reverse=True)[len(first) // 4 - 1]
+        low, _, high = statistics.quantiles(penultimate.tolist(), n=4, method="inclusive")
         image = [j for j in range(inputs["input_ids"].shape[1]) if inputs["input_ids"][b, j] == IMAGE]
         summary = [j for j, p in zip(image, penultimate.tolist(), strict=True) if p > high + 1.5 * (high - low)]
         chosen[image[0]] = (
             summary,
-            [j for j, f in zip(image, first.tolist(), strict=True) if f >= ranked[1] and j not in summary],
+            [j for j, f in zip(image, first.tolist(), strict=True) if f >= least and j not in summary],
         )
 
     def paint(rows: torch.Tensor, weights: None, image: list[int], before: list[int]) -> torch.Tensor:

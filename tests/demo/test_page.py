@@ -130,7 +130,7 @@ def test_a_photo_gets_two_texts_and_a_word_its_heat_map(page: Any, photos: list[
     upload(page, photos[1])
     longest(page, 40)
     before, after = describe(page)
-    assert len(before.split()) > 5 and len(after.split()) > 5
+    assert len(before.split()) >= 5 and len(after.split()) >= 5
     assert page.locator("#before button.w").count() == len(before.split())
     assert page.locator("#before .facts").inner_text().count("invented") == 1  # a sample's objects are known
     assert page.locator("#where img.heat").count() == 0
