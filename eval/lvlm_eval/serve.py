@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from lvlm_fix.errors import SettingError
 from lvlm_fix.method import Method
 from lvlm_fix.models import prepare
 
-__all__ = ["expand", "methods_of", "seen_once", "serving"]
+__all__ = ["expand", "methods_of", "seen_anew", "seen_once", "serving"]
 
 
 def expand(specs: Sequence[str]) -> list[str]:
@@ -68,10 +68,9 @@ def serving(
         @torch.no_grad()
         def texts(spec: str) -> list[str]:
             options = {"do_sample": False, "max_new_tokens": max_new_tokens}
-            if methods[spec]:
-                with lf.fix(model, methods[spec]):
-                    ids = generate(**inputs, **options)
-            else:
+            watched = any("vision" in method.needs for method in methods[spec])
+            seeing = seen_anew(model) if watched else nullcontext()
+            with seeing, lf.fix(model, methods[spec]) if methods[spec] else nullcontext():
                 ids = generate(**inputs, **options)
             return [text.strip() for text in processor.batch_decode(ids[:, start:], skip_special_tokens=True)]
 
@@ -106,6 +105,16 @@ def seen_once(model: PreTrainedModel) -> Generator[None]:
         yield
     finally:
         del inner.get_image_features
+
+
+@contextmanager
+def seen_anew(model: PreTrainedModel) -> Generator[None]:
+    """Within `seen_once`: while this block lasts, every photo passes the vision tower, for methods that watch it."""
+    shadowed = model.base_model.__dict__.pop("get_image_features")
+    try:
+        yield
+    finally:
+        model.base_model.__dict__["get_image_features"] = shadowed
 
 
 def _by_photo(plain: Callable[..., Any], args: tuple[Any, ...], named: dict[str, Any]) -> Any:

@@ -57,7 +57,7 @@ def counted(model: torch.nn.Module) -> list[int]:
 
 
 def test_a_run_gives_what_each_method_gives_alone(tiny, photos: list[Path], tmp_path: Path) -> None:
-    specs = ["none", "vhr:strength=3", "vcd", "random-heads:seed=1"]
+    specs = ["none", "vhr:strength=3", "paint", "vcd", "random-heads:seed=1"]
     methods = {spec: methods_of(spec, {}) for spec in specs}
     plan = Plan(
         task="chair",
