@@ -23,7 +23,7 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
 import lvlm_fix as lf
-from lvlm_fix.errors import ImageError, InputError
+from lvlm_fix.errors import ImageError, InputError, ModelError
 from lvlm_fix.grounding import Grounding, ground
 from lvlm_fix.models import prepare
 
@@ -224,7 +224,7 @@ class Engine:
                     ids.append(item)
                 yield decode(ids)
         finally:  # also when the page is gone and this generator is thrown away
-            if item is not None:
+            if isinstance(item, int):
                 stop.set()
         return ids, Told(decode(ids), time.perf_counter() - start, note[0])
 
@@ -265,7 +265,10 @@ class Engine:
     def one_by_one(
         self, asked: Asked, choices: Sequence[tuple[lf.Method, ...]], stop: threading.Event
     ) -> Iterator[list[Told]]:
-        """The same request under every choice of methods, as far as they are done. Used to compare and to ask."""
+        """The same request under every choice of methods, as far as they are done. Used to compare and to ask.
+
+        A method that this model cannot serve says so in place of a text.
+        """
         photo, objects = self.check(asked), self._objects or objects_of(asked.photo)
         done: list[Told] = []
         for methods in choices:
@@ -276,7 +279,10 @@ class Engine:
                 except StopIteration as end:
                     told: Told = end.value[1]
                     break
-            done.append(replace(told, invented=invented_in(told.text, objects)))
+                except ModelError as error:
+                    told = Told("", note=str(error))
+                    break
+            done.append(replace(told, invented=invented_in(told.text, objects)) if told.text else told)
             yield list(done)
             if stop.is_set():
                 return

@@ -115,7 +115,7 @@ def _caret() -> str:
 
 def _facts(told: Told) -> str:
     """What there is to count of a finished text."""
-    facts = [f"{len(told.text.split())} words"]
+    facts = [f"{len(told.text.split())} words"] if told.text else ["no text"]
     if told.invented is not None:
         words = told.text.split()
         names = [words[i].strip(".,;:!?") for i in sorted(told.invented)]

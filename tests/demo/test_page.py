@@ -22,6 +22,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from lvlm_fix.methods import METHODS
+
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 ARTEFACTS = Path(__file__).parents[1] / "artefacts"
 WAIT = 60_000  # milliseconds; on an idle machine nothing here takes more than a few seconds
@@ -174,6 +176,16 @@ def test_a_question_is_answered_twice(page: Any, photos: list[Path]) -> None:
     for answer in page.locator("#answers .big").all_inner_texts():
         assert re.match(r"(?i)(yes|no)\b", answer)
     page.screenshot(path=ARTEFACTS / "yes-or-no.png", full_page=True)
+    page.click("button[role=tab]:has-text('Before and after')")
+
+
+def test_all_methods_are_compared_side_by_side(page: Any) -> None:
+    page.click("button[role=tab]:has-text('All methods')")
+    longest(page, 8)
+    page.click("#compare")
+    page.wait_for_function("n => document.querySelectorAll('#cards .card .facts').length >= n", arg=len(METHODS) + 1)
+    assert page.locator("#cards .card h3").all_inner_texts() == ["none", *METHODS]
+    page.screenshot(path=ARTEFACTS / "all-methods.png", full_page=True)
     page.click("button[role=tab]:has-text('Before and after')")
 
 

@@ -156,6 +156,15 @@ def test_a_request_is_checked_before_anything_is_loaded(photos: list[Path]) -> N
     assert engine.running == 0
 
 
+def test_a_method_that_the_model_cannot_serve_says_so_and_the_others_go_on(photos: list[Path]) -> None:
+    asked = Asked(photos[0], DESCRIBE, tokens=3)
+    clash = (lf.VAR(threshold=2.0), lf.VAR(threshold=3.0))
+    *_, done = Engine().one_by_one(asked, [(), clash, ()], threading.Event())
+    assert "different sink thresholds" in done[1].note and not done[1].text
+    assert done[0].text == done[2].text != ""
+    assert "no text" in present.compared(["none", "clash", "none"], done, False)
+
+
 def test_the_picture_is_drawn(photos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "picture.png"
     words = f"lvlm-fix demo picture {photos[1]} --method vhr --max-new-tokens 20 --out {out}"
