@@ -50,7 +50,8 @@ def levels(scores: Sequence[float]) -> list[int]:
 def telling(told: Told, side: int, signal: str, going: bool = False) -> str:
     """One text: a button a word where it is grounded, shaded and underlined by level; invented objects struck."""
     if not told.text:
-        return f'<div class="text">{_caret() if going else "<p class=empty>The text appears here.</p>"}</div>'
+        empty = _caret() if going else f"<p class=empty>{escape(told.note) or 'The text appears here.'}</p>"
+        return f'<div class="text">{empty}</div>'
     words = words_of(range(1, len(told.text) + 1), told.text)
     shade = levels(told.grounding.scores(signal)) if told.grounding else None
     values = told.grounding.scores(signal) if told.grounding else []
@@ -115,7 +116,7 @@ def _caret() -> str:
 
 def _facts(told: Told) -> str:
     """What there is to count of a finished text."""
-    facts = [f"{len(told.text.split())} words"] if told.text else ["no text"]
+    facts = [f"{len(told.text.split())} words"]
     if told.invented is not None:
         words = told.text.split()
         names = [words[i].strip(".,;:!?") for i in sorted(told.invented)]
