@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -172,3 +173,13 @@ def test_the_page_of_the_families_is_that_of_the_data_and_the_data_are_of_all_me
     assert PAGE.read_text() == page(rows)
     works = {name: sum(row["methods"][name] == "works" for row in rows) for name in METHODS}
     assert works["vhr"] >= 25 and works["var"] >= 20 and works["pai"] >= 20
+
+
+def test_imports_run_one_way() -> None:
+    """The demo may use the evaluation, and both the library; never the other way round."""
+    root = Path(__file__).parents[1]
+    for room, above in {"lvlm_fix": "lvlm_eval|lvlm_demo", "eval": "lvlm_demo"}.items():
+        files = list((root / room).rglob("*.py"))
+        assert files
+        for file in files:
+            assert not re.search(rf"^\s*(from|import) ({above})\b", file.read_text(), re.MULTILINE), file
