@@ -104,7 +104,7 @@ def run_command(
     task: Annotated[str, typer.Argument(help="chair or pope")],
     data: Annotated[Path, typer.Option(help="COCO folder, or a folder of photos with an objects file")],
     out: Annotated[Path, typer.Option(help="run folder; the same command again resumes")],
-    method: Annotated[list[str], typer.Option(help='may be repeated; "none", "var+vhr", "random-heads:seed=0..19"')],
+    method: Annotated[list[str], typer.Option(help='repeatable; "none", "var+vhr", "random-heads:seed=0..19", "all"')],
     model: Annotated[str, typer.Option(help='a hub name, a folder, or "tiny"')] = "tiny",
     revision: Annotated[str | None, typer.Option(help="commit of the model")] = None,
     images: Annotated[Path | None, typer.Option(help="folder of photos; default: val2014, val2017 or images")] = None,

@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, ProcessorMixin
 
 import lvlm_fix as lf
+from lvlm_eval.compare import CONTROL
 from lvlm_eval.run import Serve, Texts
 from lvlm_fix.errors import SettingError
 from lvlm_fix.method import Method
@@ -24,9 +25,12 @@ __all__ = ["expand", "methods_of", "seen_anew", "seen_once", "serving"]
 
 
 def expand(specs: Sequence[str]) -> list[str]:
-    """Methods with a range written out: "random-heads:seed=0..2" is three."""
+    """Methods with a range written out: "random-heads:seed=0..2" is three; "all" is every method but the control."""
     out: list[str] = []
     for spec in specs:
+        if spec == "all":
+            out += ["none", *(name for name in lf.METHODS if name != CONTROL)]
+            continue
         match = re.search(r"=(\d+)\.\.(\d+)(?=$|[,+])", spec)
         if match is None:
             out.append(spec)
@@ -35,7 +39,7 @@ def expand(specs: Sequence[str]) -> list[str]:
         if last < first:
             raise SettingError(f"a range runs upwards, got {match[0][1:]} in {spec!r}")
         out += expand([f"{spec[: match.start() + 1]}{n}{spec[match.end() :]}" for n in range(first, last + 1)])
-    return out
+    return list(dict.fromkeys(out))
 
 
 def methods_of(spec: str, settings: Mapping[str, str]) -> tuple[Method, ...]:
