@@ -10,6 +10,10 @@ install: .venv/installed
 .venv/installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -q -c constraints.txt torch
+	$(BIN)/python -m pip install -q -c constraints.txt -e .
+	touch $@
+
+.venv/tested: .venv/installed
 	$(BIN)/python -m pip install -q -c constraints.txt -e ".[test]"
 	touch $@
 
@@ -19,11 +23,11 @@ caption: install ## describe a photo before and after; IMAGE=path takes another
 demo: install ## the page, on http://127.0.0.1:7860
 	$(BIN)/lvlm-fix demo
 
-test: install ## what CI runs
+test: .venv/tested ## what CI runs
 	$(BIN)/python -m pytest
 
-check: install ## lint, format, types
+check: .venv/tested ## lint, format, types
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright --pythonpath $(BIN)/python
 
-format: install
+format: .venv/tested
 	$(BIN)/ruff check --fix . && $(BIN)/ruff format .
