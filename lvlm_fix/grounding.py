@@ -165,7 +165,9 @@ class _Recorder:
         if self.image is not None:
             query, key, _, *rest = args
             mask = rest[0] if rest else kwargs.get("attention_mask")
-            options = {name: kwargs.get(name) for name in ("softcap", "sliding_window")}
+            options: dict[str, Any] = {name: kwargs.get(name) for name in ("softcap", "sliding_window")}
+            causal = kwargs.get("is_causal")
+            options |= {"causal": getattr(module, "is_causal", True) if causal is None else causal}
             some, length = query.index_select(2, rows), query.shape[2]
             logits = row_logits(some, key, mask, rows, length, scaling=kwargs["scaling"], **options)
             self.looks[layer] = logits.softmax(-1)[0, :, :, self.image.to(logits.device)].transpose(0, 1)
