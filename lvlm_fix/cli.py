@@ -196,7 +196,7 @@ def bench(
     ] = "llava-1.5-7b-scaled",
     method: Annotated[list[str] | None, typer.Option(help='may be repeated: "var+vhr", "literal:vhr"')] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="method.setting=value, may be repeated")] = None,
-    batch: Annotated[str, typer.Option(help="batch sizes, as 1,4,16")] = "1,4",
+    batch: Annotated[str, typer.Option(help="batch sizes, as 1,4,16")] = "1",
     tokens: Annotated[int, typer.Option(help="decoded behind the first one")] = 16,
     repeats: Annotated[int, typer.Option(help="rounds at batch 1; half as many, at least 2, at others")] = 5,
     image_tokens: Annotated[
