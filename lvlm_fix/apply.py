@@ -18,7 +18,7 @@ from torch.compiler import disable
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
-from lvlm_fix.attention import PREFIX, SITE, Attend, register, row_logits, weigh
+from lvlm_fix.attention import PREFIX, SITE, Attend, register, row_logits, row_options, weigh
 from lvlm_fix.errors import InputError, ModelError, SettingError
 from lvlm_fix.families import Family, family_of
 from lvlm_fix.method import Method, Seen
@@ -390,11 +390,13 @@ class Fix:
             return output, weights
         query, key, value, *rest = args
         mask = rest[0] if rest else kwargs.get("attention_mask")
-        if kwargs.get("is_causal") is None:
-            kwargs["is_causal"] = getattr(module, "is_causal", True)
         seen = self._seen(layer, key.shape[2], query.device)
         if acting.logits or acting.weights or (self._prefill and acting.keep):
-            output = self._edit_rows(seen, prompt, acting, output, query, key, value, mask, kwargs)
+            for name in ("s_aux", "position_bias"):  # learned sinks; relative positions
+                if kwargs.get(name) is not None:
+                    raise ModelError(f"attention with {name} cannot be edited by rows")
+            options = row_options(module, kwargs)
+            output = self._edit_rows(seen, prompt, acting, output, query, key, value, mask, options)
         return self._edit_heads(seen, prompt, acting, output), weights
 
     def _seen(self, layer: int, n_keys: int, device: torch.device) -> Seen:
@@ -418,19 +420,15 @@ class Fix:
         key: Tensor,
         value: Tensor,
         mask: Tensor | None,
-        kwargs: dict[str, Any],
+        options: dict[str, Any],
     ) -> Tensor:
         """Add to the output what the edits of logits and weights change in the text rows (prefill) or the one row."""
-        for name in ("s_aux", "position_bias"):  # learned sinks; relative positions
-            if kwargs.get(name) is not None:
-                raise ModelError(f"attention with {name} cannot be edited by rows")
         text = prompt.text if self._prefill else None
         index = None if text is None else text.index.to(query.device)
         some = query if index is None else query.index_select(2, index)
-        options = {name: kwargs.get(name) for name in ("scaling", "softcap", "sliding_window")}
-        logits = row_logits(some, key, mask, index, query.shape[2], causal=kwargs["is_causal"], **options)
+        logits = row_logits(some, key, mask, index, query.shape[2], **options)
         if self._prefill and acting.columns and seen.layer not in prompt.received:
-            prompt.received[seen.layer] = self._column_means(prompt, query, key, mask, kwargs)
+            prompt.received[seen.layer] = self._column_means(prompt, query, key, mask, options)
         edited = logits
         for number, method in acting.logits:
             new = method.attention_logits(edited, self._for(seen, prompt, number))
@@ -483,16 +481,15 @@ class Fix:
         return seen
 
     def _column_means(
-        self, prompt: Prompt, query: Tensor, key: Tensor, mask: Tensor | None, kwargs: dict[str, Any]
+        self, prompt: Prompt, query: Tensor, key: Tensor, mask: Tensor | None, options: dict[str, Any]
     ) -> Tensor:
         """What every key receives on average over all of the prompt's rows, block by block: batch heads key."""
         length = query.shape[2]
         valid = prompt.valid[:, prompt.length - length : prompt.length].to(query.device)
-        options = {name: kwargs.get(name) for name in ("scaling", "softcap", "sliding_window")}
         total = torch.zeros(query.shape[0], query.shape[1], key.shape[2], device=query.device)
         for rows in torch.arange(length, device=query.device).split(BLOCK):
             some = query.index_select(2, rows)
-            weights = row_logits(some, key, mask, rows, length, causal=kwargs["is_causal"], **options).softmax(-1)
+            weights = row_logits(some, key, mask, rows, length, **options).softmax(-1)
             total += weights.masked_fill(~valid[:, None, rows, None], 0.0).sum(2)
         prompt.tokens = valid.sum(-1)
         return total / prompt.tokens.clamp_min(1)[:, None, None]

@@ -8,7 +8,7 @@ exact zero, and nothing of size query × key is held for the rows of the image.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from lvlm_fix.errors import ModelError
 
-__all__ = ["register", "row_logits", "weigh"]
+__all__ = ["register", "row_logits", "row_options", "weigh"]
 
 Attend = Callable[..., tuple[Tensor, Tensor | None]]
 SITE = "_lvlm_fix"  # the attribute of an attention module that holds the running fix; present only while one runs
@@ -46,6 +46,14 @@ def _implementation(module: nn.Module, name: str) -> Attend:
     if name != "eager":
         return ALL_ATTENTION_FUNCTIONS[name]
     return sys.modules[type(module).__module__].eager_attention_forward
+
+
+def row_options(module: nn.Module, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """What `row_logits` needs to know of one call of the attention interface: scale, cap, window, direction."""
+    causal = kwargs.get("is_causal")
+    return {name: kwargs.get(name) for name in ("scaling", "softcap", "sliding_window")} | {
+        "causal": getattr(module, "is_causal", True) if causal is None else causal
+    }
 
 
 def row_logits(

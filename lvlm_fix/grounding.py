@@ -24,7 +24,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedModel, ProcessorMixin
 
-from lvlm_fix.attention import PREFIX, SITE, Attend, register, row_logits
+from lvlm_fix.attention import PREFIX, SITE, Attend, register, row_logits, row_options
 from lvlm_fix.errors import InputError, ModelError, SettingError
 from lvlm_fix.families import family_of
 from lvlm_fix.heads.vhd import vision_aware_divergence
@@ -165,11 +165,8 @@ class _Recorder:
         if self.image is not None:
             query, key, _, *rest = args
             mask = rest[0] if rest else kwargs.get("attention_mask")
-            options: dict[str, Any] = {name: kwargs.get(name) for name in ("softcap", "sliding_window")}
-            causal = kwargs.get("is_causal")
-            options |= {"causal": getattr(module, "is_causal", True) if causal is None else causal}
             some, length = query.index_select(2, rows), query.shape[2]
-            logits = row_logits(some, key, mask, rows, length, scaling=kwargs["scaling"], **options)
+            logits = row_logits(some, key, mask, rows, length, **row_options(module, kwargs))
             self.looks[layer] = logits.softmax(-1)[0, :, :, self.image.to(logits.device)].transpose(0, 1)
         return output, weights
 
