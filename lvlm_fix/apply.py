@@ -377,26 +377,33 @@ class Fix:
 
     def attend(self, plain: Attend, module: nn.Module, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
         """The registered attention function: the wrapped implementation, then the edits of this layer."""
-        output, weights = plain(module, *args, **kwargs)  # batch query heads dim
         layer: int = module.layer_idx  # type: ignore[assignment]
-        acting = self._at[layer]
-        if self._recording is not None:
-            if acting.every:
+        acting, prompt = self._at[layer], self._prompt
+        if self._recording is not None or not acting.every or prompt is None or not prompt.any_image:
+            output, weights = plain(module, *args, **kwargs)  # batch query heads dim
+            if self._recording is not None and acting.every:
                 outputs, order = self._recording
                 outputs[layer] = output[:, -1].index_select(0, order.to(output.device))
-            return output, weights
-        prompt = self._prompt
-        if not acting.every or prompt is None or not prompt.any_image:
             return output, weights
         query, key, value, *rest = args
         mask = rest[0] if rest else kwargs.get("attention_mask")
         seen = self._seen(layer, key.shape[2], query.device)
+        rows = None
         if acting.logits or acting.weights or (self._prefill and acting.keep):
             for name in ("s_aux", "position_bias"):  # learned sinks; relative positions
                 if kwargs.get(name) is not None:
                     raise ModelError(f"attention with {name} cannot be edited by rows")
-            options = row_options(module, kwargs)
-            output = self._edit_rows(seen, prompt, acting, output, query, key, value, mask, options)
+            rows = self._edit_rows(seen, prompt, acting, query, key, mask, row_options(module, kwargs))
+        if rows is not None and not self._prefill and prompt.all_with_image:  # the one row there is: read K and V once
+            before, after = rows
+            output, weights = weigh(after, value).to(query.dtype), before.to(query.dtype)
+        else:
+            output, weights = plain(module, *args, **kwargs)
+            if rows is not None:
+                before, after = rows
+                change = weigh(after - before, value).to(output.dtype)
+                index = prompt.text.index.to(output.device)
+                output = output.index_add(1, index, change) if self._prefill else output + change
         return self._edit_heads(seen, prompt, acting, output), weights
 
     def _seen(self, layer: int, n_keys: int, device: torch.device) -> Seen:
@@ -415,14 +422,12 @@ class Fix:
         seen: Seen,
         prompt: Prompt,
         acting: Acting,
-        output: Tensor,
         query: Tensor,
         key: Tensor,
-        value: Tensor,
         mask: Tensor | None,
         options: dict[str, Any],
-    ) -> Tensor:
-        """Add to the output what the edits of logits and weights change in the text rows (prefill) or the one row."""
+    ) -> tuple[Tensor, Tensor] | None:
+        """Weights of the text rows (prefill) or of the one row, before and after the edits; None: nothing was edited."""
         text = prompt.text if self._prefill else None
         index = None if text is None else text.index.to(query.device)
         some = query if index is None else query.index_select(2, index)
@@ -445,10 +450,7 @@ class Fix:
             weights = self._accept(number, method, weights, new, prompt, seen)
         if text is not None and acting.keep:
             seen.ids, seen.positions, seen.last, seen.weights = self._ids, index, text.at.to(plain.device), plain
-        if weights is plain:
-            return output
-        change = weigh(weights - plain, value).to(output.dtype)
-        return output + change if index is None else output.index_add(1, index, change)
+        return None if weights is plain else (plain, weights)
 
     def _edit_heads(self, seen: Seen, prompt: Prompt, acting: Acting, output: Tensor) -> Tensor:
         """Choose heads (prefill) and edit their outputs: batch query heads dim."""

@@ -77,7 +77,8 @@ def row_logits(
     batch, heads, n_rows, dim = query.shape
     key_heads, n_keys = key.shape[1], key.shape[2]
     grouped = query.reshape(batch, key_heads, heads // key_heads * n_rows, dim)  # grouped-query without expanding keys
-    logits = (grouped @ key.transpose(-1, -2)).reshape(batch, heads, n_rows, n_keys).float()
+    products = key @ grouped.transpose(-1, -2)  # keys first: on a CPU twice as fast for one row
+    logits = products.transpose(-1, -2).reshape(batch, heads, n_rows, n_keys).float()
     logits = logits * (dim**-0.5 if scaling is None else scaling)
     if softcap is not None:
         logits = softcap * torch.tanh(logits / softcap)

@@ -45,6 +45,8 @@ class ACT(PicksHeads):
     def attention_weights(
         self, weights: Float[Tensor, "batch heads query key"], seen: Seen
     ) -> Float[Tensor, "batch heads query key"]:
+        if self.remaining == 1:
+            return weights
         assert seen.received is not None and seen.tokens is not None
         known = seen.before_image | seen.image
         initial = known & (known.cumsum(-1) == 1)

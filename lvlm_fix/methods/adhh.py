@@ -35,6 +35,8 @@ class ADHH(PicksHeads):
     def attention_weights(
         self, weights: Float[Tensor, "batch heads query key"], seen: Seen
     ) -> Float[Tensor, "batch heads query key"]:
+        if self.least > 1:
+            return weights
         text = ~(seen.image | seen.before_image)[:, None, None]  # padding among it has no weight
         silenced = where(text, weights, 0.0).sum(-1, keepdim=True) >= self.least
         if seen.heads is not None:

@@ -39,6 +39,8 @@ class EAH(Method):
     def attention_weights(
         self, weights: Float[Tensor, "batch heads query key"], seen: Seen
     ) -> Float[Tensor, "batch heads query key"]:
+        if self.threshold >= 1:
+            return weights
         assert seen.received is not None
         count = ((seen.received > self.threshold) & seen.image[:, None]).sum(-1)  # batch heads
         donor = count.argmax(-1)

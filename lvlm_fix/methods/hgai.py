@@ -34,6 +34,8 @@ class HGAI(Method):
     def attention_logits(
         self, logits: Float[Tensor, "batch heads query key"], seen: Seen
     ) -> Float[Tensor, "batch heads query key"]:
+        if self.strength == 0:
+            return logits
         agreed = logits.abs().mean(1, keepdim=True)
         seeing = seen.image[:, None, None] & logits.isfinite()  # a key outside of a sliding window stays hidden
         return where(seeing, logits + self.strength * agreed, logits)

@@ -40,6 +40,8 @@ class PAI(Method):
     def attention_logits(
         self, logits: Float[Tensor, "batch heads query key"], seen: Seen
     ) -> Float[Tensor, "batch heads query key"]:
+        if self.strength == 0:
+            return logits
         seeing = seen.image[:, None, None] & logits.isfinite()  # a key outside of a sliding window stays hidden
         return where(seeing, logits + self.strength * logits.abs(), logits)
 

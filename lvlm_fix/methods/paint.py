@@ -80,6 +80,8 @@ class PAINT(PicksHeads):
     def attention_logits(
         self, logits: Float[Tensor, "batch heads query key"], seen: Seen
     ) -> Float[Tensor, "batch heads query key"]:
+        if self.local == self.summary == 0:
+            return logits
         assert seen.marks is not None
         marks = seen.marks[:, None, None]
         if seen.heads is not None and self.table_use == "pick":

@@ -35,6 +35,8 @@ class SPIN(PicksHeads):
     def attention_weights(
         self, weights: Float[Tensor, "batch heads query key"], seen: Seen
     ) -> Float[Tensor, "batch heads query key"]:
+        if self.damping == 1:
+            return weights
         if seen.heads is not None:
             return where(seen.heads[..., None, None], weights, weights * self.damping)
         assert seen.logits is not None

@@ -35,5 +35,7 @@ class VAF(Method):
     def attention_logits(
         self, logits: Float[Tensor, "batch heads query key"], seen: Seen
     ) -> Float[Tensor, "batch heads query key"]:
+        if self.image == self.system == 1:
+            return logits
         raised = where(seen.image[:, None, None], logits * self.image, logits)
         return where(seen.before_image[:, None, None], raised * self.system, raised)

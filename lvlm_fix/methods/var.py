@@ -53,7 +53,7 @@ class VAR(Method):
     def attention_weights(
         self, weights: Float[Tensor, "batch heads query key"], seen: Seen
     ) -> Float[Tensor, "batch heads query key"]:
-        if seen.sinks is None:
+        if seen.sinks is None or self.share == 0:
             return weights
         sinks, others = seen.sinks, seen.image & ~seen.sinks
         masks = stack((seen.image, sinks, others), dim=-1).to(weights.dtype)  # batch key 3
