@@ -27,6 +27,7 @@ from lvlm_fix.next_token import NextToken
 from lvlm_fix.prompt import ROOM, Prompt
 from lvlm_fix.report import Report, report_of
 from lvlm_fix.sinks import discover_channels, is_sink, published_channels
+from lvlm_fix.text_only import TextOnly
 from lvlm_fix.vision import Tower
 
 __all__ = ["Fix", "fix"]
@@ -102,9 +103,9 @@ class Fix:
             )
         self._next_token = NextToken(methods, model, self.family)
         self._needs = frozenset[str]().union(*(m.needs for m in methods))
+        self._text_only = TextOnly(model, self.family)
         self._tower = Tower(model) if "vision" in self._needs else None
         self._prompt: Prompt | None = None
-        self._recording: tuple[dict[int, Tensor], Tensor] | None = None
         self._cache: Any = None
         self._channels: dict[float, Tensor] = {}
         self._pass: dict[tuple[int, torch.device], tuple[Tensor, Tensor, Tensor]] = {}  # masks by keys and device
@@ -236,7 +237,7 @@ class Fix:
         if "sinks" in self._needs:
             self._prepare_sinks(ids)
         if "no_image" in self._needs and earlier is None:
-            self._prompt.no_image = self._without_image(ids, image)
+            self._prompt.no_image = self._text_only.outputs(ids, self._prompt.valid & ~image)
 
     @torch.no_grad()
     def _end(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
@@ -285,34 +286,10 @@ class Fix:
 
         cache.reorder_cache = reorder
 
-    def _without_image(self, ids: Tensor, image: Tensor) -> dict[int, Tensor]:
-        """Head outputs at the last position of the prompt with its image tokens deleted: layer -> batch heads dim."""
-        assert self._prompt is not None
-        keep = (self._prompt.valid & ~image).tolist()
-        texts = [
-            tuple(i for i, k in zip(row, kept, strict=True) if k) for row, kept in zip(ids.tolist(), keep, strict=True)
-        ]
-        unique = list(dict.fromkeys(texts))  # beams, and photos with one question, share one pass
-        width = max(map(len, unique))
-        rows = torch.tensor([[0] * (width - len(text)) + list(text) for text in unique], device=ids.device)
-        mask = torch.tensor([[0] * (width - len(text)) + [1] * len(text) for text in unique], device=ids.device)
-        outputs: dict[int, Tensor] = {}
-        self._recording = outputs, torch.tensor([unique.index(text) for text in texts], device=ids.device)
-        try:
-            self.family.decoder(
-                inputs_embeds=self.model.get_input_embeddings()(rows),
-                attention_mask=self._both_ways(mask) if self.family.both_ways else mask,
-                position_ids=(mask.cumsum(-1) - 1).clamp_min(0),
-                use_cache=False,
-            )
-        finally:
-            self._recording = None
-        return outputs
-
     def _mark(self, *_: Any) -> None:
         """Before the decoder of a prefill: what the vision tower looked at becomes marks of image tokens."""
         prompt, tower = self._prompt, self._tower
-        if tower is None or prompt is None or self._recording is not None or not self._prefill:
+        if tower is None or prompt is None or self._text_only.running or not self._prefill:
             return
         start = prompt.length - self._ids.shape[1]
         new = prompt.image[:, start:]
@@ -327,12 +304,6 @@ class Fix:
         vision[..., start:].transpose(1, 2)[new.to(found.device)] = found.T
         prompt.vision, image = vision, prompt.image.to(found.device)
         prompt.marks = {i: m.mark_tokens(vision, image) for i, m in enumerate(self.methods) if "vision" in m.needs}
-
-    def _both_ways(self, mask: Tensor) -> Tensor:
-        """An additive mask that lets every row see the whole prompt."""
-        dtype = self.family.decoder.dtype
-        hidden = (1 - mask[:, None, None].to(dtype)) * torch.finfo(dtype).min
-        return hidden.expand(-1, 1, mask.shape[1], -1)
 
     # sinks --------------------------------------------------------------------------------------------------
 
@@ -359,7 +330,7 @@ class Fix:
 
         def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             prompt, channels = self._prompt, self._channels.get(threshold)
-            if self._recording or prompt is None or channels is None or not len(channels):
+            if self._text_only.running or prompt is None or channels is None or not len(channels):
                 return
             hidden = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
             new = is_sink(hidden, channels.to(hidden.device), threshold)
@@ -379,11 +350,10 @@ class Fix:
         """The registered attention function: the wrapped implementation, then the edits of this layer."""
         layer: int = module.layer_idx  # type: ignore[assignment]
         acting, prompt = self._at[layer], self._prompt
-        if self._recording is not None or not acting.every or prompt is None or not prompt.any_image:
+        if self._text_only.running or not acting.every or prompt is None or not prompt.any_image:
             output, weights = plain(module, *args, **kwargs)  # batch query heads dim
-            if self._recording is not None and acting.every:
-                outputs, order = self._recording
-                outputs[layer] = output[:, -1].index_select(0, order.to(output.device))
+            if self._text_only.running and acting.every:
+                self._text_only.record(layer, output)
             return output, weights
         query, key, value, *rest = args
         mask = rest[0] if rest else kwargs.get("attention_mask")
@@ -427,7 +397,7 @@ class Fix:
         mask: Tensor | None,
         options: dict[str, Any],
     ) -> tuple[Tensor, Tensor] | None:
-        """Weights of the text rows (prefill) or of the one row, before and after the edits; None: nothing was edited."""
+        """Weights of the text rows (prefill) or of the one row, before and after the edits; None for no edit."""
         text = prompt.text if self._prefill else None
         index = None if text is None else text.index.to(query.device)
         some = query if index is None else query.index_select(2, index)

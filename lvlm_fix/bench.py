@@ -1,8 +1,8 @@
 """What methods cost: time and memory as ratios to the unmodified model, interleaved in the same run.
 
 Rivals run beside: `literal:NAME` is the same method as research code does it (eager attention, the full map of every
-row), `vcd` decodes in two branches, and `mitigv:pai` is that package's, where it is installed and the model has a
-processor.
+row), `vcd` decodes in two branches, `mitigv:pai` is that package's, where it is installed and the model has a
+processor, and `checkpoint:FOLDER` is another checkpoint given the same prompt, such as an exported one.
 """
 
 from __future__ import annotations
@@ -14,25 +14,27 @@ import statistics
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any
 
 import torch
 import transformers
 from torch import Tensor, nn
-from transformers import CompileConfig, StoppingCriteria, StoppingCriteriaList
+from transformers import CompileConfig, PreTrainedModel, StoppingCriteria, StoppingCriteriaList
 
 from lvlm_fix.apply import Fix
 from lvlm_fix.errors import ModelError, SettingError
 from lvlm_fix.families import family_of
-from lvlm_fix.geometries import TOKENS, Subject
+from lvlm_fix.geometries import TOKENS, Subject, a_photo
 from lvlm_fix.method import Method
 from lvlm_fix.methods import parse_methods
+from lvlm_fix.models import DESCRIBE, load
 
 __all__ = ["DEFAULT", "Plan", "Row", "bench", "check_name", "lengths", "machine", "steps"]
 
 DEFAULT = ("vhr", "var", "var+vhr", "pai", "literal:vhr", "literal:var", "literal:var+vhr", "vcd")
-LITERAL, MITIGV = "literal:", "mitigv:"
+LITERAL, MITIGV, CHECKPOINT = "literal:", "mitigv:", "checkpoint:"
 # the attention part alone; its refinement of the next token is a second branch, which vcd stands for
 ATTENTION = {"pai.contrast": "1"}
 
@@ -43,7 +45,7 @@ class Plan:
 
     methods: tuple[str, ...] = DEFAULT
     settings: Mapping[str, str] = field(default_factory=dict[str, str])
-    batches: tuple[int, ...] = (1, 4)
+    batches: tuple[int, ...] = (1,)
     tokens: int = 16  # decoded behind the first
     repeats: int = 5  # at batch 1; larger batches take fewer, at least 2
     compile: bool = False  # a static cache, and a compiled decoding step
@@ -64,12 +66,13 @@ class Row:
 
     method: str
     batch: int
-    prefill_seconds: float  # median, the pass without image included
+    prefill_seconds: float  # median, of a first prompt: the pass without image included
     decode_seconds: float  # median, per step of the whole batch
     tokens_per_second: float  # decoded
     prefill_ratio: tuple[float, float, float]
     no_image_ratio: tuple[float, float, float]  # of it, the pass without image; 0 where there is none
     no_image_share: float  # text tokens of all tokens of the prompt
+    again_ratio: tuple[float, float, float]  # a second prompt with the same text: its pass without image is known
     decode_ratio: tuple[float, float, float]
     tokens_per_second_ratio: tuple[float, float, float]
     peak_mib: float  # weights and the most that tensors took at once, prefill and a few tokens
@@ -80,10 +83,11 @@ class Row:
 
 @dataclass
 class _Time:
-    prefill: float
+    prefill: float  # of the first prompt
+    again: float  # of the same prompt again
     steps: list[float]
-    no_image: float = 0.0
-    acted: bool = True
+    no_image: float  # seconds in the pass without image, of the first prefill
+    acted: bool
 
 
 class _Clock(StoppingCriteria):
@@ -105,7 +109,7 @@ class Literal(Fix):
         self, plain: Callable[..., Any], module: nn.Module, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor | None]:
         prompt, acting = self._prompt, self._at[module.__dict__["layer_idx"]]
-        if self._recording or prompt is None or not prompt.any_image or not (acting.logits or acting.weights):
+        if self._text_only.running or prompt is None or not prompt.any_image or not (acting.logits or acting.weights):
             return super().attend(plain, module, *args, **kwargs)
         query, key, value, mask = args[:4]
         groups = query.shape[1] // key.shape[1]
@@ -118,7 +122,9 @@ class Literal(Fix):
             seen.rows = rows
         where = seen.rows[:, None, :, None]
         for number, method in acting.logits:
-            logits = torch.where(where, method.attention_logits(logits, self._for(seen, prompt, number)), logits)
+            new = torch.where(where, method.attention_logits(logits, self._for(seen, prompt, number)), logits)
+            self._changed.append((number, (new != logits).any(-1)))
+            logits = new
         weights = logits.softmax(-1, dtype=torch.float32).to(query.dtype)
         for number, method in acting.weights:
             edited = torch.where(where, method.attention_weights(weights, self._for(seen, prompt, number)), weights)
@@ -198,7 +204,7 @@ def check_name(name: str, settings: Mapping[str, str]) -> None:
     """Raise `UnknownNameError` or `SettingError` unless this can be a row; `none` is one always."""
     if name == "none" or (name.startswith(MITIGV) and name != MITIGV + "pai"):
         raise SettingError(f"{name!r} is not a rival; the unmodified model is measured anyway, and {MITIGV}pai may be")
-    if not name.startswith(MITIGV):
+    if not name.startswith((MITIGV, CHECKPOINT)):
         methods_of(name, settings)
 
 
@@ -214,56 +220,111 @@ def methods_of(name: str, settings: Mapping[str, str]) -> tuple[Method, ...]:
 
 
 @contextmanager
-def _acting(subject: Subject, name: str, plan: Plan) -> Generator[Fix | None]:
-    """The model with the methods of a row; None for the unmodified one."""
+def _serving(
+    subject: Subject, name: str, inputs: dict[str, Any], plan: Plan
+) -> Generator[tuple[Callable[[int], list[float]], Fix | None]]:
+    """A call that serves so many tokens, and says the seconds each took, with the methods of a row acting."""
     model = subject.model
+    if name.startswith(MITIGV):
+        with _eager(model), _mitigv(subject, len(inputs["input_ids"])) as loop:
+            yield loop, None
+        return
+    if name.startswith(CHECKPOINT):
+        other, _ = load(name.removeprefix(CHECKPOINT), dtype=model.dtype, device=str(model.device))
+        subject, name = replace(subject, model=other), "none"
+
+    def serve(tokens: int) -> list[float]:
+        return _generate(subject, inputs, plan, tokens)
+
     if name == "none":
-        yield None
+        yield serve, None
         return
     methods = methods_of(name, {**subject.settings, **plan.settings})
-    if not name.startswith(LITERAL):
+    if name.startswith(LITERAL):
+        with _eager(model), Literal(model, methods) as handle:
+            yield serve, handle
+    else:
         with Fix(model, methods) as handle:
-            yield handle
-        return
+            yield serve, handle
+
+
+@contextmanager
+def _eager(model: PreTrainedModel) -> Generator[None]:
+    """The decoder with eager attention."""
     key = next(key for key in model.config.sub_configs if getattr(model.config, key) is model.get_decoder().config)
     wrapped = model.get_decoder().config._attn_implementation
     model.set_attn_implementation({key: "eager"})
     try:
-        with Literal(model, methods) as handle:
-            yield handle
+        yield
     finally:
         model.set_attn_implementation({key: wrapped})
 
 
 def _generate(subject: Subject, inputs: dict[str, Any], plan: Plan, tokens: int) -> list[float]:
-    """Seconds of the prefill and of every further token."""
-    options: dict[str, Any] = {"max_new_tokens": tokens + 1, "min_new_tokens": tokens + 1, "do_sample": False}
+    """Seconds of every token of the stock `generate`, the prefill's first."""
+    options: dict[str, Any] = {"max_new_tokens": tokens, "min_new_tokens": tokens, "do_sample": False}
     if plan.compile:
         how: Any = CompileConfig(fullgraph=True)
         how.mode, how._compile_all_devices = None, True
         options |= {"cache_implementation": "static", "compile_config": how}
-    clock = _Clock(torch.cuda.synchronize if subject.model.device.type == "cuda" else lambda: None)
+    clock = _Clock(_wait(subject.model))
     serve: Any = subject.model.generate
     serve(**inputs, **options, stopping_criteria=StoppingCriteriaList([clock]))
-    return [after - before for before, after in zip(clock.at[:-1], clock.at[1:], strict=True)]
+    return [after - before for before, after in pairwise(clock.at)]
+
+
+@contextmanager
+def _mitigv(subject: Subject, batch: int) -> Generator[Callable[[int], list[float]]]:
+    """The other package's PAI, its attention part, in its own loop: a pass of the model for every token."""
+    if importlib.util.find_spec("mitigv") is None or subject.processor is None:
+        raise SettingError(f"{MITIGV}pai needs the package mitigv, and a model with a processor")
+    mitigate = importlib.import_module("mitigv").mitigate
+    config = importlib.import_module("mitigv.algorithms.pai").PAIConfig(gamma=1.0)
+    photos, model = [a_photo()] * batch, subject.model
+    wait, at = _wait(model), list[float]()
+
+    def tick(*_: Any) -> None:
+        wait()
+        at.append(time.perf_counter())
+
+    def serve(tokens: int) -> list[float]:
+        at.clear()
+        with model.register_forward_pre_hook(tick), model.register_forward_hook(tick):
+            mitigator(photos, DESCRIBE, max_new_tokens=tokens)
+        ends = [at[0], *at[1::2]]
+        return [after - before for before, after in pairwise(ends)]
+
+    model.__dict__["language_model"] = model.get_decoder()  # where that package looks for the layers
+    try:
+        with mitigate("pai", config, model=model, processor=subject.processor, cleanup=False) as mitigator:
+            yield serve
+    finally:
+        del model.__dict__["language_model"]
+
+
+def _wait(model: PreTrainedModel) -> Callable[[], None]:
+    """Waits for the model's device."""
+    return torch.cuda.synchronize if model.device.type == "cuda" else lambda: None
 
 
 def _time(subject: Subject, name: str, inputs: dict[str, Any], plan: Plan) -> _Time:
-    if name.startswith(MITIGV):
-        return _mitigv(subject, name, inputs, plan)
     spent = [0.0]
-    with _acting(subject, name, plan) as handle:
+    with _serving(subject, name, inputs, plan) as (serve, handle):
         if handle is not None:
-            handle._without_image = _timed(handle._without_image, spent)
-        seconds = _generate(subject, inputs, plan, plan.tokens)
+            text_only = handle._text_only
+            text_only.outputs = _timed(text_only.outputs, spent, _wait(subject.model))  # type: ignore[method-assign]
+        (first,) = serve(1)
+        again, *steps = serve(plan.tokens + 1)
         acted = handle is None or all(report.rows_edited > 0 for report in handle.report())
-    return _Time(seconds[0], seconds[1:], spent[0], acted)
+    return _Time(first, again, steps, spent[0], acted)
 
 
-def _timed(call: Callable[..., Any], spent: list[float]) -> Callable[..., Any]:
+def _timed(call: Callable[..., Any], spent: list[float], wait: Callable[[], None]) -> Callable[..., Any]:
     def timed(*args: Any) -> Any:
+        wait()
         start = time.perf_counter()
         out = call(*args)
+        wait()
         spent[0] += time.perf_counter() - start
         return out
 
@@ -275,18 +336,17 @@ def _peak(subject: Subject, name: str, inputs: dict[str, Any], plan: Plan) -> fl
 
     On a CPU the sum of the allocator's events (scratch inside kernels is not seen), on CUDA its own high-water mark.
     """
-    if name.startswith(MITIGV):
-        return float("nan")
     weights = sum(t.numel() * t.element_size() for t in (*subject.model.parameters(), *subject.model.buffers()))
-    with _acting(subject, name, plan):
+    with _serving(subject, name, inputs, plan) as (serve, _):
         if subject.model.device.type == "cuda":
+            before = torch.cuda.memory_allocated()
             torch.cuda.reset_peak_memory_stats()
-            _generate(subject, inputs, plan, 3)
-            return float(torch.cuda.max_memory_allocated())
+            serve(4)
+            return float(weights + torch.cuda.max_memory_allocated() - before)
         with torch.profiler.profile(
             activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True, acc_events=True
         ) as profile:
-            _generate(subject, inputs, plan, 3)
+            serve(4)
     results: Any = profile.profiler
     events = [e for e in results.kineto_results.events() if e.name() == "[memory]"]
     level = peak = 0
@@ -296,27 +356,6 @@ def _peak(subject: Subject, name: str, inputs: dict[str, Any], plan: Plan) -> fl
     if not events:
         raise ModelError("the profiler saw no allocation: this build of torch cannot measure memory on a CPU")
     return float(weights + peak)
-
-
-def _mitigv(subject: Subject, name: str, inputs: dict[str, Any], plan: Plan) -> _Time:
-    """The other package's PAI with its own loop: one token, then all of them."""
-    if importlib.util.find_spec("mitigv") is None or subject.processor is None:
-        raise SettingError(f"{name} needs the package mitigv, and a model with a processor")
-    from importlib import import_module
-    from pathlib import Path
-
-    from lvlm_fix.models import DESCRIBE, open_image
-
-    photos = [open_image(str(next((Path(__file__).parent / "photos").glob("*.jpg"))))] * len(inputs["input_ids"])
-    mitigate = import_module("mitigv").mitigate
-    config = import_module("mitigv.algorithms.pai").PAIConfig
-    taken = []
-    for tokens in (1, plan.tokens + 1):
-        start = time.perf_counter()
-        with mitigate("pai", config(max_new_tokens=tokens), model=subject.model, processor=subject.processor) as serve:
-            serve(photos, DESCRIBE)
-        taken.append(time.perf_counter() - start)
-    return _Time(taken[0], [(taken[1] - taken[0]) / plan.tokens])
 
 
 # rows -----------------------------------------------------------------------------------------------------------
@@ -337,6 +376,7 @@ def _row(
         prefill_ratio=_spread([a / b.prefill for a, b in zip(prefill, plain, strict=True)]),
         no_image_ratio=_spread([a.no_image / b.prefill for a, b in zip(own, plain, strict=True)]),
         no_image_share=share,
+        again_ratio=_spread([a.again / b.again for a, b in zip(own, plain, strict=True)]),
         decode_ratio=_spread([a / b for a, b in zip(decode, bare, strict=True)]),
         tokens_per_second_ratio=_spread([b / a for a, b in zip(decode, bare, strict=True)]),
         peak_mib=peaks[name] / 2**20,

@@ -244,9 +244,16 @@ def bench(
             for row in rows
         ]
     else:
-        with Progress(console=err, transient=True) as progress:
-            bar = progress.add_task(f"measuring {model}", total=benching.steps(plan))
-            found = benching.bench(measured, plan, lambda done: progress.update(bar, completed=done))
+        total = benching.steps(plan)
+        with Progress(console=err, transient=True, disable=not err.is_terminal) as progress:
+            bar = progress.add_task(f"measuring {model}", total=total)
+
+            def tell(done: int) -> None:
+                progress.update(bar, completed=done)
+                if not err.is_terminal and done % (1 + len(plan.methods)) == 0:
+                    err.print(f"measured {done} of {total}")
+
+            found = benching.bench(measured, plan, tell)
         if as_json:
             return emit({"rows": [asdict(row) for row in found], "machine": where})
         head = (
@@ -254,6 +261,7 @@ def bench(
             "batch",
             "prefill",
             "of it without image",
+            "prefill again",
             "decode",
             "tokens/s",
             "ratio",
@@ -262,8 +270,9 @@ def bench(
         )
         cells = [
             (row.method if row.acted else f"{row.method} (did nothing)", str(row.batch), _spread(row.prefill_ratio),
-             f"{row.no_image_ratio[0]:.3f}", _spread(row.decode_ratio), f"{row.tokens_per_second:.1f}",
-             f"{row.tokens_per_second_ratio[0]:.3f}", f"{row.memory_ratio:.3f}", str(row.rounds))
+             f"{row.no_image_ratio[0]:.3f}", _spread(row.again_ratio), _spread(row.decode_ratio),
+             f"{row.tokens_per_second:.1f}", f"{row.tokens_per_second_ratio[0]:.3f}", f"{row.memory_ratio:.3f}",
+             str(row.rounds))
             for row in found
         ]  # fmt: skip
     for line in (head, ["---"] * len(head), *cells):  # Markdown, ready for a page

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel, ProcessorMixin
 
 from lvlm_fix.errors import SettingError
 from lvlm_fix.models import DESCRIBE, load, open_image, prepare
 
-__all__ = ["GEOMETRIES", "Subject", "subject"]
+__all__ = ["GEOMETRIES", "Subject", "a_photo", "subject"]
 
 BEFORE, BEHIND = 35, 20  # text tokens in front of the image and behind it, as in LLaVA-1.5's prompt
 CLIP = {"model_type": "clip_vision_model", "image_size": 336, "patch_size": 14}
@@ -99,7 +100,7 @@ def subject(name: str, *, dtype: torch.dtype, device: str, seed: int = 0) -> Sub
     if name in GEOMETRIES:
         return _random(name, GEOMETRIES[name](), dtype, device, seed)
     model, processor = load(name, dtype=dtype, device=device)
-    photo = open_image(str(next(Path(str(files("lvlm_fix") / "photos")).glob("*.jpg"))))
+    photo = a_photo()
 
     def inputs(batch: int, images: int) -> dict[str, Any]:
         if images != 1:
@@ -107,6 +108,11 @@ def subject(name: str, *, dtype: torch.dtype, device: str, seed: int = 0) -> Sub
         return dict(prepare(model, processor, [photo] * batch, [DESCRIBE] * batch))
 
     return Subject(name, model, processor, inputs)
+
+
+def a_photo() -> Image.Image:
+    """One of the photos that come with the package."""
+    return open_image(str(next(Path(str(files("lvlm_fix") / "photos")).glob("*.jpg"))))
 
 
 def _random(name: str, geometry: Geometry, dtype: torch.dtype, device: str, seed: int) -> Subject:

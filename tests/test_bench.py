@@ -33,6 +33,7 @@ def test_the_command_prints_ratios_of_every_method_and_rival(lvlm: Any) -> None:
         plain, fast, literal = (rows[m, batch] for m in ("none", "var+vhr", "literal:var+vhr"))
         assert plain["decode_ratio"] == plain["prefill_ratio"] == [1, 1, 1] and plain["memory_ratio"] == 1
         assert fast["prefill_ratio"][0] > fast["no_image_ratio"][0] > 0 == plain["no_image_ratio"][0]
+        assert fast["again_ratio"][0] > 0
         assert fast["memory_ratio"] < literal["memory_ratio"]
         assert fast["no_image_share"] == pytest.approx(55 / 631)
 

@@ -16,6 +16,7 @@ import lvlm_fix as lf
 from lvlm_fix.families.miniature import IMAGE, inputs_for, miniature, sample
 from lvlm_fix.families.probed import PROBES, HalfOutputs, HalfWeights, read_probed
 from lvlm_fix.methods import METHODS
+from lvlm_fix.text_only import TextOnly
 
 GREEDY = {"max_new_tokens": 4, "min_new_tokens": 4, "do_sample": False}
 FAMILIES = ("llava", "llava_next", "qwen2_5_vl", "qwen3_vl", "internvl", "gemma3", "smolvlm", "instructblip")
@@ -36,6 +37,11 @@ def built(family: str) -> tuple[PreTrainedModel, dict[str, Tensor], Tensor, Tens
         return model, inputs, model(**inputs).logits, model.generate(**inputs, **GREEDY)
 
 
+def steps_of(model: PreTrainedModel, inputs: dict[str, Tensor]) -> tuple[Tensor, ...]:
+    """The logits of every token of a greedy text."""
+    return model.generate(**inputs, **GREEDY, output_logits=True, return_dict_in_generate=True).logits
+
+
 def hooks_of(model: nn.Module) -> list[int]:
     """How many hooks and instance attributes each module of the model has."""
     return [len(m._forward_pre_hooks) + len(m._forward_hooks) + len(m.__dict__) for m in model.modules()]
@@ -48,10 +54,12 @@ def test_every_method_has_its_cases() -> None:
 @supported
 def test_neutral_is_bit_equal_and_acting_is_not(case: str, family: str) -> None:
     model, inputs, logits, ids = built(family)
+    plain = steps_of(model, inputs)
     with torch.no_grad():
         with lf.fix(model, CASES[case][0]):
             assert torch.equal(model(**inputs).logits, logits)
             assert torch.equal(model.generate(**inputs, **GREEDY), ids)
+            assert all(map(torch.equal, steps_of(model, inputs), plain))
         with lf.fix(model, CASES[case][1]) as handle:
             changed = model(**inputs).logits
             assert all(report.rows_edited and not report.note for report in handle.report())
@@ -151,6 +159,41 @@ def test_beams_and_batches_of_beams(family: str, case: str) -> None:
     assert torch.equal(together[:, -4:], torch.stack(alone))
 
 
+def test_the_pass_without_image_runs_once_per_question_until_weights_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, inputs = miniature("llava")
+    other = inputs | {"pixel_values": inputs["pixel_values"].flip(-1)}
+    method = lf.VHR(layers=tuple(range(len(model.get_decoder().layers))))
+    passes, run = [], TextOnly._pass
+
+    def counted(self: TextOnly, texts: list[tuple[int, ...]], device: torch.device) -> None:
+        passes.append(len(texts))
+        run(self, texts, device)
+
+    def scores(photo: dict[str, Tensor], handle: lf.Fix) -> Tensor:
+        model(**photo)
+        return handle.scores().clone()
+
+    def anew(photo: dict[str, Tensor]) -> Tensor:
+        with lf.fix(model, method) as handle:
+            return scores(photo, handle)
+
+    with torch.no_grad():
+        first, second = anew(inputs), anew(other)
+        assert not torch.equal(first, second)
+        monkeypatch.setattr(TextOnly, "_pass", counted)
+        with lf.fix(model, method) as handle:
+            assert torch.equal(scores(inputs, handle), first)
+            assert torch.equal(scores(other, handle), second)
+            assert passes == [2]  # two questions in the batch, one pass
+            torch.testing.assert_close(scores(sample(other, 1), handle)[0], second[1], atol=1e-5, rtol=1e-5)
+            assert passes == [2]
+            model.get_decoder().layers[0].mlp.down_proj.weight.mul_(1.5)
+            changed = scores(sample(other, 1), handle)
+            assert passes == [2, 1]
+        assert torch.equal(changed, anew(sample(other, 1)))
+        assert not torch.allclose(changed[0], second[1])
+
+
 @both
 def test_sampling_with_a_seed_repeats(case: str) -> None:
     model, inputs, _, _ = built("llava")
@@ -198,6 +241,31 @@ def test_every_wrapped_implementation_gives_the_same(case: str, wrapped: str) ->
         found = model(**inputs).logits
     real = inputs["attention_mask"].bool()
     torch.testing.assert_close(found[real], wanted[real], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("method", [lf.PAI(contrast=1.0), lf.HGAI(), lf.VAF()])
+def test_an_image_key_outside_of_a_window_stays_hidden(method: lf.Method) -> None:
+    model, inputs, _, _ = built("gemma3")
+    kept: list[Tensor] = []
+
+    class Watch(lf.Method):
+        def attention_weights(self, weights: Tensor, seen: lf.Seen) -> Tensor:
+            kept.append(weights)
+            return weights
+
+    def weights_under(methods: list[lf.Method]) -> list[Tensor]:
+        kept.clear()
+        with lf.fix(model, methods):
+            model.generate(**inputs, **GREEDY)
+        return kept.copy()
+
+    plain, edited = weights_under([Watch()]), weights_under([method, Watch()])
+    image = inputs["input_ids"] == model.config.image_token_id
+    hidden = [(before == 0)[..., : image.shape[1]] & image[:, None, None, : before.shape[3]] for before in plain]
+    assert any(bool(where.any()) for where in hidden)
+    for where, after in zip(hidden, edited, strict=True):
+        assert not after.isnan().any()
+        assert (after[..., : where.shape[3]][where.expand_as(after[..., : where.shape[3]])] == 0).all()
 
 
 @both

@@ -37,5 +37,4 @@ class HGAI(Method):
         if self.strength == 0:
             return logits
         agreed = logits.abs().mean(1, keepdim=True)
-        seeing = seen.image[:, None, None] & logits.isfinite()  # a key outside of a sliding window stays hidden
-        return where(seeing, logits + self.strength * agreed, logits)
+        return where(seen.image[:, None, None], logits + self.strength * agreed, logits)

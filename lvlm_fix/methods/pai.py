@@ -42,8 +42,7 @@ class PAI(Method):
     ) -> Float[Tensor, "batch heads query key"]:
         if self.strength == 0:
             return logits
-        seeing = seen.image[:, None, None] & logits.isfinite()  # a key outside of a sliding window stays hidden
-        return where(seeing, logits + self.strength * logits.abs(), logits)
+        return where(seen.image[:, None, None], logits + self.strength * logits.abs(), logits)
 
     def second_view(self) -> View | None:
         return None if self.contrast == 1 else NoImage()

@@ -89,7 +89,7 @@ class PAINT(PicksHeads):
         elif seen.scores is not None:
             scores = seen.scores.clamp_min(0)
             marks = marks * (scores / scores.mean(-1, keepdim=True).clamp_min(1e-12))[..., None, None]
-        return where((marks > 0) & logits.isfinite(), logits + marks * logits.abs(), logits)
+        return where(marks > 0, logits + marks * logits.abs(), logits)
 
     def second_view(self) -> View | None:
         return None if self.contrast == 1 else NoImage()
