@@ -364,16 +364,15 @@ class Fix:
                 if kwargs.get(name) is not None:
                     raise ModelError(f"attention with {name} cannot be edited by rows")
             rows = self._edit_rows(seen, prompt, acting, query, key, mask, row_options(module, kwargs))
-        if rows is not None and not self._prefill and prompt.all_with_image:  # the one row there is: read K and V once
-            before, after = rows
-            output, weights = weigh(after, value).to(query.dtype), before.to(query.dtype)
+        if rows is None:
+            output, weights = plain(module, *args, **kwargs)
+        elif rows[0] is None:  # all there is: keys and values are read once
+            output, weights = weigh(rows[1], value).to(query.dtype), rows[1].to(query.dtype)
         else:
             output, weights = plain(module, *args, **kwargs)
-            if rows is not None:
-                before, after = rows
-                change = weigh(after - before, value).to(output.dtype)
-                index = prompt.text.index.to(output.device)
-                output = output.index_add(1, index, change) if self._prefill else output + change
+            change = weigh(rows[1] - rows[0], value).to(output.dtype)
+            index = prompt.text.index.to(output.device)
+            output = output.index_add(1, index, change) if self._prefill else output + change
         return self._edit_heads(seen, prompt, acting, output), weights
 
     def _seen(self, layer: int, n_keys: int, device: torch.device) -> Seen:
@@ -396,8 +395,11 @@ class Fix:
         key: Tensor,
         mask: Tensor | None,
         options: dict[str, Any],
-    ) -> tuple[Tensor, Tensor] | None:
-        """Weights of the text rows (prefill) or of the one row, before and after the edits; None for no edit."""
+    ) -> tuple[Tensor | None, Tensor] | None:
+        """Weights of the text rows (prefill) or of the one row, before and after the edits; None for no edit.
+
+        Those before are None where the row is all there is and every sample is edited: nobody needs them.
+        """
         text = prompt.text if self._prefill else None
         index = None if text is None else text.index.to(query.device)
         some = query if index is None else query.index_select(2, index)
@@ -410,17 +412,20 @@ class Fix:
             if new is not edited:
                 new = torch.where(edited > -torch.inf, new, edited)  # what a window hides stays hidden
             edited = self._accept(number, method, edited, new, prompt, seen)
-        plain = _softmax(logits, self._prefill)
-        weights = plain if edited is logits else _softmax(edited, self._prefill)
+        weights = _softmax(edited, self._prefill)
+        whole = not self._prefill and prompt.all_with_image
+        before = weights if edited is logits else None if whole else _softmax(logits, self._prefill)
         seen.logits = edited
-        if self._prefill and acting.received:
-            self._received_sinks(seen, prompt, acting.received[0], plain)
+        if before is not None and self._prefill and acting.received:
+            self._received_sinks(seen, prompt, acting.received[0], before)
         for number, method in acting.weights:
             new = method.attention_weights(weights, self._for(seen, prompt, number))
             weights = self._accept(number, method, weights, new, prompt, seen)
-        if text is not None and acting.keep:
-            seen.ids, seen.positions, seen.last, seen.weights = self._ids, index, text.at.to(plain.device), plain
-        return None if weights is plain else (plain, weights)
+        if before is not None and text is not None and acting.keep:
+            seen.ids, seen.positions, seen.last, seen.weights = self._ids, index, text.at.to(before.device), before
+        if weights is before:
+            return None
+        return None if whole else before, weights
 
     def _edit_heads(self, seen: Seen, prompt: Prompt, acting: Acting, output: Tensor) -> Tensor:
         """Choose heads (prefill) and edit their outputs: batch query heads dim."""

@@ -343,6 +343,7 @@ def _peak(subject: Subject, name: str, inputs: dict[str, Any], plan: Plan) -> fl
             torch.cuda.reset_peak_memory_stats()
             serve(4)
             return float(weights + torch.cuda.max_memory_allocated() - before)
+        os.environ.setdefault("KINETO_LOG_LEVEL", "9")  # it announces each start and stop
         with torch.profiler.profile(
             activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True, acc_events=True
         ) as profile:

@@ -286,7 +286,7 @@ def bench(
             )
     print(
         f"\n{where['name']}, {where['threads']} threads, {model}, {where['dtype']}, {where['attention']}, torch "
-        f"{where['torch']}, transformers {where['transformers']}. Ratios: median (quartiles)."
+        f"{where['torch']}, transformers {where['transformers']}.{' Ratios: median (quartiles).' if found else ''}"
     )
 
 

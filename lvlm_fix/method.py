@@ -152,7 +152,7 @@ class Method:
     def attention_logits(
         self, logits: Float[Tensor, "batch heads query key"], seen: Seen
     ) -> Float[Tensor, "batch heads query key"]:
-        """Edit logits after scaling and mask, before the softmax. Masked keys hold −inf, and keep it whatever is returned.
+        """Edit logits after scaling and mask, before the softmax. Masked keys hold −inf, and keep it in any case.
 
         Where the settings change nothing, return the very tensor given: the model then stays bit-equal. The same holds
         for the places below.

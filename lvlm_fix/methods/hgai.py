@@ -37,4 +37,4 @@ class HGAI(Method):
         if self.strength == 0:
             return logits
         agreed = logits.abs().mean(1, keepdim=True)
-        return where(seen.image[:, None, None], logits + self.strength * agreed, logits)
+        return where(seen.image[:, None, None], logits.add(agreed, alpha=self.strength), logits)

@@ -42,7 +42,7 @@ class PAI(Method):
     ) -> Float[Tensor, "batch heads query key"]:
         if self.strength == 0:
             return logits
-        return where(seen.image[:, None, None], logits + self.strength * logits.abs(), logits)
+        return where(seen.image[:, None, None], logits.add(logits.abs(), alpha=self.strength), logits)
 
     def second_view(self) -> View | None:
         return None if self.contrast == 1 else NoImage()

@@ -57,7 +57,8 @@ class VAR(Method):
             return weights
         sinks, others = seen.sinks, seen.image & ~seen.sinks
         masks = stack((seen.image, sinks, others), dim=-1).to(weights.dtype)  # batch key 3
-        on_image, on_sinks, on_others = (weights @ masks[:, None]).unbind(-1)  # batch heads query
+        sums = (weights.flatten(1, 2) @ masks).unflatten(1, weights.shape[1:3])
+        on_image, on_sinks, on_others = sums.unbind(-1)  # batch heads query
         kept = (on_image >= self.image_share) & (on_others >= self.ratio * on_image) & (on_others > 0)
         freed = where(kept, self.share, 0.0)  # share of a sink that this row gives up
         gained = freed * on_sinks / on_others.clamp_min(1e-12)
