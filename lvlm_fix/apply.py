@@ -15,6 +15,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.compiler import disable
+from torch.nn.attention.flex_attention import BlockMask
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
@@ -358,21 +359,21 @@ class Fix:
         query, key, value, *rest = args
         mask = rest[0] if rest else kwargs.get("attention_mask")
         seen = self._seen(layer, key.shape[2], query.device)
-        rows = None
+        before = after = None
         if acting.logits or acting.weights or (self._prefill and acting.keep):
             for name in ("s_aux", "position_bias"):  # learned sinks; relative positions
                 if kwargs.get(name) is not None:
                     raise ModelError(f"attention with {name} cannot be edited by rows")
-            rows = self._edit_rows(seen, prompt, acting, query, key, mask, row_options(module, kwargs))
-        if rows is None:
-            output, weights = plain(module, *args, **kwargs)
-        elif rows[0] is None:  # all there is: keys and values are read once
-            output, weights = weigh(rows[1], value).to(query.dtype), rows[1].to(query.dtype)
+            before, after = self._edit_rows(seen, prompt, acting, query, key, mask, row_options(module, kwargs))
+        if after is not None and before is None:  # the row is all there is: keys and values are read once
+            output, weights = weigh(after, value).to(query.dtype), after.to(query.dtype)
         else:
             output, weights = plain(module, *args, **kwargs)
-            change = weigh(rows[1] - rows[0], value).to(output.dtype)
-            index = prompt.text.index.to(output.device)
-            output = output.index_add(1, index, change) if self._prefill else output + change
+            if before is not None and after is not None:
+                index = (prompt.text.index if self._prefill else torch.zeros_like(prompt.position)).to(output.device)
+                output = output.index_add(1, index, weigh(after - before, value).to(output.dtype))
+                if weights is not None and weights.ndim == 4:  # eager; flex attention returns sums
+                    weights = weights.index_copy(2, index, after.to(weights.dtype))
         return self._edit_heads(seen, prompt, acting, output), weights
 
     def _seen(self, layer: int, n_keys: int, device: torch.device) -> Seen:
@@ -393,12 +394,12 @@ class Fix:
         acting: Acting,
         query: Tensor,
         key: Tensor,
-        mask: Tensor | None,
+        mask: object,
         options: dict[str, Any],
-    ) -> tuple[Tensor | None, Tensor] | None:
-        """Weights of the text rows (prefill) or of the one row, before and after the edits; None for no edit.
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Weights of the text rows (prefill) or of the one row, before and after the edits; both None for no edit.
 
-        Those before are None where the row is all there is and every sample is edited: nobody needs them.
+        Those before are None, too, where the one row is edited in every sample: nobody needs them.
         """
         text = prompt.text if self._prefill else None
         index = None if text is None else text.index.to(query.device)
@@ -424,7 +425,7 @@ class Fix:
         if before is not None and text is not None and acting.keep:
             seen.ids, seen.positions, seen.last, seen.weights = self._ids, index, text.at.to(before.device), before
         if weights is before:
-            return None
+            return None, None
         return None if whole else before, weights
 
     def _edit_heads(self, seen: Seen, prompt: Prompt, acting: Acting, output: Tensor) -> Tensor:
@@ -458,7 +459,7 @@ class Fix:
         return seen
 
     def _column_means(
-        self, prompt: Prompt, query: Tensor, key: Tensor, mask: Tensor | None, options: dict[str, Any]
+        self, prompt: Prompt, query: Tensor, key: Tensor, mask: object, options: dict[str, Any]
     ) -> Tensor:
         """What every key receives on average over all of the prompt's rows, block by block: batch heads key."""
         length = query.shape[2]
@@ -517,6 +518,8 @@ def _valid(mask: Any, ids: Tensor) -> Tensor:
     """Which of this pass's tokens are not padding, from a 2-D mask or from the diagonal of a prepared 4-D one."""
     if isinstance(mask, dict):
         mask = next((m for m in mask.values() if m is not None), None)
+    if isinstance(mask, BlockMask):
+        raise InputError("a mask in blocks does not say what is padding: pass the 2-D mask, or use a dynamic cache")
     if not isinstance(mask, Tensor):
         return torch.ones_like(ids, dtype=torch.bool)
     if mask.ndim == 2:

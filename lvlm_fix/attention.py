@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -71,8 +72,8 @@ def row_logits(
     """Attention logits of some rows, after scaling and mask; masked keys hold −inf. Always float32.
 
     `rows` are the rows' numbers among the `length` queries of this pass (None: all of them); `mask` is whatever the
-    wrapped implementation was given (None, 2-D, 4-D of booleans or 4-D additive). A `scaling` of None is 1/√dim; rows
-    that are not `causal` see what the mask lets them, ahead too.
+    wrapped implementation was given (None, 2-D, 4-D of booleans, 4-D additive, or flex attention's blocks). A `scaling`
+    of None is 1/√dim; rows that are not `causal` see what the mask lets them, ahead too.
     """
     batch, heads, n_rows, dim = query.shape
     key_heads, n_keys = key.shape[1], key.shape[2]
@@ -82,8 +83,14 @@ def row_logits(
     logits = logits * (dim**-0.5 if scaling is None else scaling)
     if softcap is not None:
         logits = softcap * torch.tanh(logits / softcap)
+    if isinstance(mask, BlockMask):
+        samples = torch.arange(batch, device=logits.device)[:, None, None, None]
+        asked = torch.arange(length, device=logits.device) if rows is None else rows
+        keys = torch.arange(n_keys, device=logits.device)
+        allowed = mask.mask_mod(samples, torch.zeros_like(samples), asked[:, None], keys)
+        return logits.masked_fill(~allowed, -torch.inf)
     if mask is not None and not isinstance(mask, Tensor):
-        raise ModelError(f"edits of attention need a plain mask, found {type(mask).__name__}; load the model with sdpa")
+        raise ModelError(f"edits of attention need a mask, found {type(mask).__name__}; load the model with sdpa")
     if mask is None and (length == 1 or not causal) and (sliding_window is None or n_keys <= sliding_window):
         return logits  # one new row sees every key
     if mask is None or mask.ndim == 2:

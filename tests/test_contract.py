@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import functools
+import shutil
 from typing import Any
 
 import pytest
 import torch
 from cases import CASES
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import flex_attention
 from transformers import PreTrainedModel, TextIteratorStreamer
 
 import lvlm_fix as lf
@@ -22,6 +24,7 @@ GREEDY = {"max_new_tokens": 4, "min_new_tokens": 4, "do_sample": False}
 FAMILIES = ("llava", "llava_next", "qwen2_5_vl", "qwen3_vl", "internvl", "gemma3", "smolvlm", "instructblip")
 PROBED = {row["family"]: row["methods"] for row in read_probed()}
 both = pytest.mark.parametrize("case", CASES)
+compiles = pytest.mark.skipif(shutil.which("c++") is None, reason="flex attention needs a C++ compiler")
 every_family = pytest.mark.parametrize("family", FAMILIES)
 REFUSED = [(family, name) for family in FAMILIES for name, how in PROBED[family].items() if how == "refused"]
 supported = pytest.mark.parametrize(
@@ -230,17 +233,23 @@ def test_bfloat16_has_no_nan(family: str, case: str) -> None:
         assert not model(**inputs).logits.isnan().any()
 
 
-@pytest.mark.parametrize("wrapped", ["eager", "sdpa"])
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:flex_attention called without:UserWarning")
+@pytest.mark.parametrize("wrapped", ["eager", "sdpa", pytest.param("flex_attention", marks=compiles)])
 @both
-def test_every_wrapped_implementation_gives_the_same(case: str, wrapped: str) -> None:
+def test_every_wrapped_implementation_gives_the_same(case: str, wrapped: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(  # its own products: its kernel for a CPU does not compile in torch 2.13
+        "transformers.integrations.flex_attention.compile_friendly_flex_attention",
+        lambda *args, training, **kwargs: flex_attention(*args, **kwargs),
+    )
     model, inputs = miniature("llava")
     with torch.no_grad(), lf.fix(model, CASES[case][1]):
-        wanted = model(**inputs).logits
+        wanted, steps = model(**inputs).logits, steps_of(model, inputs)
     model.set_attn_implementation({"text_config": wrapped})
     with torch.no_grad(), lf.fix(model, CASES[case][1]):
-        found = model(**inputs).logits
+        found, others = model(**inputs).logits, steps_of(model, inputs)
     real = inputs["attention_mask"].bool()
     torch.testing.assert_close(found[real], wanted[real], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(others, steps, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("method", [lf.PAI(contrast=1.0), lf.HGAI(), lf.VAF()])
@@ -266,6 +275,25 @@ def test_an_image_key_outside_of_a_window_stays_hidden(method: lf.Method) -> Non
     for where, before, after in zip(hidden, plain, edited, strict=True):
         torch.testing.assert_close(after.sum(-1), before.sum(-1))
         assert not after[..., : where.shape[3]][where].any()
+
+
+def test_attention_weights_that_are_asked_for_are_those_that_acted() -> None:
+    model, inputs = miniature("llava")
+    model.set_attn_implementation("eager")
+    acted: list[Tensor] = []
+
+    class Last(lf.Method):
+        def attention_weights(self, weights: Tensor, seen: lf.Seen) -> Tensor:
+            acted.append(weights[:, :, -1])
+            return weights
+
+    options = GREEDY | {"output_attentions": True, "return_dict_in_generate": True}
+    plain = model.generate(**inputs, **options).attentions
+    with lf.fix(model, [*CASES["var+vhr"][1], Last()]):
+        found = model.generate(**inputs, **options).attentions
+    shown = [layer[:, :, -1] for step in found for layer in step]
+    torch.testing.assert_close(shown, acted)
+    assert not any(torch.equal(a[0][:, :, -1], b[0][:, :, -1]) for a, b in zip(found, plain, strict=True))
 
 
 @both
