@@ -1,5 +1,8 @@
 """What methods cost: time and memory as ratios to the unmodified model, interleaved in the same run.
 
+Interleaved token by token: every method serves in a thread of its own on a twin of the model (the same weights), and
+they take turns, one token each. What disturbs the machine for longer than a token so meets all of them.
+
 Rivals run beside: `literal:NAME` is the same method as research code does it (eager attention, the full map of every
 row), `vcd` decodes in two branches, `mitigv:pai` is that package's, where it is installed and the model has a
 processor, and `checkpoint:FOLDER` is another checkpoint given the same prompt, such as an exported one.
@@ -7,15 +10,17 @@ processor, and `checkpoint:FOLDER` is another checkpoint given the same prompt, 
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import os
 import platform
 import statistics
+import threading
 import time
+from collections import deque
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -90,15 +95,52 @@ class _Time:
     acted: bool
 
 
-class _Clock(StoppingCriteria):
-    """The time of every token of the stock `generate`; stops nothing."""
+class _Turns:
+    """Lets threads take turns, one token each."""
 
-    def __init__(self, wait: Callable[[], None]) -> None:
-        self.wait, self.at = wait, [time.perf_counter()]
+    def __init__(self, names: Sequence[str]) -> None:
+        self._order, self._changed = deque(names), threading.Condition()
+
+    def wait(self, name: str) -> None:
+        """Until it is this one's turn."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._order[0] == name)
+
+    def pass_on(self, name: str) -> None:
+        """The next one's turn; wait for the own."""
+        with self._changed:
+            self._order.rotate(-1)
+            self._changed.notify_all()
+        self.wait(name)
+
+    def leave(self) -> None:
+        """No more turns for the one whose turn it is."""
+        with self._changed:
+            self._order.popleft()
+            self._changed.notify_all()
+
+
+class _Clock(StoppingCriteria):
+    """The seconds of every token of the stock `generate`, others' turns not counted; stops nothing."""
+
+    def __init__(self, model: PreTrainedModel, pause: Callable[[], None]) -> None:
+        self._wait, self._pause = _wait(model), pause
+        self.seconds: list[float] = []
+        self.start()
+
+    def start(self) -> None:
+        """Count from now."""
+        self._from = time.perf_counter()
+
+    def tick(self, *_: Any) -> None:
+        """A token is there."""
+        self._wait()
+        self.seconds.append(time.perf_counter() - self._from)
+        self._pause()
+        self.start()
 
     def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Any:
-        self.wait()
-        self.at.append(time.perf_counter())
+        self.tick()
         return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
 
 
@@ -135,12 +177,13 @@ class Literal(Fix):
 
 
 def bench(subject: Subject, plan: Plan, progress: Callable[[int], None] = lambda done: None) -> list[Row]:
-    """Measure every method at every batch size, round by round in turn with the unmodified model.
+    """Measure every method at every batch size, round by round, token by token in turn with the unmodified model.
 
     `progress` is told after each measurement how many are done (of `steps`). Raises what `fix` raises.
     """
     rows, done = [], 0
     names = ("none", *plan.methods)
+    twins = {name: subject if name == "none" else replace(subject, model=_twin(subject.model)) for name in names}
     for batch in plan.batches:
         inputs = subject.inputs(batch, 1)
         peaks = {}
@@ -150,11 +193,8 @@ def bench(subject: Subject, plan: Plan, progress: Callable[[int], None] = lambda
         rounds: list[dict[str, _Time]] = []
         for number in range(plan.rounds(batch)):
             turn = number % len(names)
-            times = {}
-            for name in names[turn:] + names[:turn]:
-                times[name] = _time(subject, name, inputs, plan)
-                progress(done := done + 1)
-            rounds.append(times)
+            rounds.append(_round(twins, names[turn:] + names[:turn], inputs, plan))
+            progress(done := done + len(names))
         share = float((~torch.isin(inputs["input_ids"], _image_tokens(subject))).float().mean())
         rows += [_row(name, batch, rounds, peaks, share, plan) for name in names]
     return rows
@@ -216,17 +256,48 @@ def methods_of(name: str, settings: Mapping[str, str]) -> tuple[Method, ...]:
     )
 
 
+def _twin(model: PreTrainedModel) -> PreTrainedModel:
+    """A model of its own with the same weights, not copied."""
+    return copy.deepcopy(model, {id(t): t for t in (*model.parameters(), *model.buffers())})
+
+
+def _round(twins: Mapping[str, Subject], names: Sequence[str], inputs: dict[str, Any], plan: Plan) -> dict[str, _Time]:
+    """Serve the same prompt under every name, all at once and in turns. Raises what one of them raises."""
+    turns, times, errors = _Turns(names), dict[str, _Time](), list[BaseException]()
+
+    def run(name: str) -> None:
+        turns.wait(name)
+        try:
+            times[name] = _time(twins[name], name, inputs, plan, lambda: turns.pass_on(name))
+        except BaseException as error:
+            errors.append(error)
+        finally:
+            turns.leave()
+
+    threads = [threading.Thread(target=run, args=(name,), daemon=True) for name in names]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]
+    return times
+
+
 # one measurement ------------------------------------------------------------------------------------------------
 
 
 @contextmanager
 def _serving(
-    subject: Subject, name: str, inputs: dict[str, Any], plan: Plan
+    subject: Subject, name: str, inputs: dict[str, Any], plan: Plan, pause: Callable[[], None] = lambda: None
 ) -> Generator[tuple[Callable[[int], list[float]], Fix | None]]:
-    """A call that serves so many tokens, and says the seconds each took, with the methods of a row acting."""
+    """A call that serves so many tokens, and says the seconds each took, with the methods of a row acting.
+
+    It pauses after every token.
+    """
     model = subject.model
     if name.startswith(MITIGV):
-        with _eager(model), _mitigv(subject, len(inputs["input_ids"])) as loop:
+        with _eager(model), _mitigv(subject, len(inputs["input_ids"]), pause) as loop:
             yield loop, None
         return
     if name.startswith(CHECKPOINT):
@@ -234,7 +305,9 @@ def _serving(
         subject, name = replace(subject, model=other), "none"
 
     def serve(tokens: int) -> list[float]:
-        return _generate(subject, inputs, plan, tokens)
+        clock = _Clock(subject.model, pause)
+        _generate(subject, inputs, plan, tokens, clock)
+        return clock.seconds
 
     if name == "none":
         yield serve, None
@@ -260,39 +333,36 @@ def _eager(model: PreTrainedModel) -> Generator[None]:
         model.set_attn_implementation({key: wrapped})
 
 
-def _generate(subject: Subject, inputs: dict[str, Any], plan: Plan, tokens: int) -> list[float]:
-    """Seconds of every token of the stock `generate`, the prefill's first."""
+def _generate(subject: Subject, inputs: dict[str, Any], plan: Plan, tokens: int, clock: _Clock) -> None:
+    """So many tokens of the stock `generate`."""
     options: dict[str, Any] = {"max_new_tokens": tokens, "min_new_tokens": tokens, "do_sample": False}
     if plan.compile:
         how: Any = CompileConfig(fullgraph=True)
         how.mode, how._compile_all_devices = None, True
         options |= {"cache_implementation": "static", "compile_config": how}
-    clock = _Clock(_wait(subject.model))
     serve: Any = subject.model.generate
     serve(**inputs, **options, stopping_criteria=StoppingCriteriaList([clock]))
-    return [after - before for before, after in pairwise(clock.at)]
 
 
 @contextmanager
-def _mitigv(subject: Subject, batch: int) -> Generator[Callable[[int], list[float]]]:
+def _mitigv(subject: Subject, batch: int, pause: Callable[[], None]) -> Generator[Callable[[int], list[float]]]:
     """The other package's PAI, its attention part, in its own loop: a pass of the model for every token."""
     if importlib.util.find_spec("mitigv") is None or subject.processor is None:
         raise SettingError(f"{MITIGV}pai needs the package mitigv, and a model with a processor")
     mitigate = importlib.import_module("mitigv").mitigate
     config = importlib.import_module("mitigv.algorithms.pai").PAIConfig(gamma=1.0)
     photos, model = [a_photo()] * batch, subject.model
-    wait, at = _wait(model), list[float]()
-
-    def tick(*_: Any) -> None:
-        wait()
-        at.append(time.perf_counter())
 
     def serve(tokens: int) -> list[float]:
-        at.clear()
-        with model.register_forward_pre_hook(tick), model.register_forward_hook(tick):
+        clock = _Clock(model, pause)
+
+        def begin(*_: Any) -> None:
+            if not clock.seconds:  # the photo is prepared
+                clock.start()
+
+        with model.register_forward_pre_hook(begin), model.register_forward_hook(clock.tick):
             mitigator(photos, DESCRIBE, max_new_tokens=tokens)
-        ends = [at[0], *at[1::2]]
-        return [after - before for before, after in pairwise(ends)]
+        return clock.seconds
 
     model.__dict__["language_model"] = model.get_decoder()  # where that package looks for the layers
     try:
@@ -307,9 +377,9 @@ def _wait(model: PreTrainedModel) -> Callable[[], None]:
     return torch.cuda.synchronize if model.device.type == "cuda" else lambda: None
 
 
-def _time(subject: Subject, name: str, inputs: dict[str, Any], plan: Plan) -> _Time:
+def _time(subject: Subject, name: str, inputs: dict[str, Any], plan: Plan, pause: Callable[[], None]) -> _Time:
     spent = [0.0]
-    with _serving(subject, name, inputs, plan) as (serve, handle):
+    with _serving(subject, name, inputs, plan, pause) as (serve, handle):
         if handle is not None:
             text_only = handle._text_only
             text_only.outputs = _timed(text_only.outputs, spent, _wait(subject.model))  # type: ignore[method-assign]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -50,6 +52,36 @@ def test_the_literal_rival_does_the_same(family: str, methods: list[lf.Method]) 
         found = model.generate(**inputs, **options)
     for ours, theirs in zip(wanted.logits, found.logits, strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
+
+
+def test_names_take_turns_token_by_token() -> None:
+    turns, log = benching._Turns("abc"), list[str]()
+
+    def run(name: str, tokens: int) -> None:
+        turns.wait(name)
+        for _ in range(tokens):
+            log.append(name)
+            turns.pass_on(name)
+        turns.leave()
+
+    threads = [threading.Thread(target=run, args=pair, daemon=True) for pair in (("c", 2), ("b", 1), ("a", 3))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=10)
+    assert "".join(log) == "abcaca"
+
+
+def test_a_round_serves_twins_with_the_same_weights_and_raises_what_one_raises(smallest: Subject) -> None:
+    twin = benching._twin(smallest.model)
+    assert all(a is b for a, b in zip(twin.parameters(), smallest.model.parameters(), strict=True))
+    twins = {name: replace(smallest, model=benching._twin(smallest.model)) for name in ("none", "vhr", "mitigv:pai")}
+    inputs, plan = smallest.inputs(1, 1), benching.Plan(tokens=2)
+    times = benching._round(twins, ("vhr", "none"), inputs, plan)
+    assert len(times["vhr"].steps) == len(times["none"].steps) == 2
+    assert times["vhr"].acted and times["vhr"].no_image > 0 == times["none"].no_image
+    with pytest.raises(lf.SettingError, match="needs the package mitigv"):  # random weights have no processor
+        benching._round(twins, ("vhr", "mitigv:pai", "none"), inputs, plan)
 
 
 def test_extra_memory_grows_with_the_length_and_not_with_its_square(smallest: Subject) -> None:
