@@ -36,7 +36,7 @@ def is_sink(
     """Where `max_{d ∈ channels} |x_d| / RMS(x) ≥ threshold`, for the hidden states that enter a layer."""
     norm = linalg.vector_norm(hidden, dim=-1, dtype=torch.float32)  # RMS · √width
     peak = linalg.vector_norm(hidden.index_select(-1, channels), math.inf, dim=-1, dtype=torch.float32)
-    return peak * math.sqrt(hidden.shape[-1]) >= threshold * norm
+    return peak >= norm * (threshold / math.sqrt(hidden.shape[-1]))
 
 
 @torch.no_grad()

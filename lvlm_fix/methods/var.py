@@ -58,9 +58,8 @@ class VAR(Method):
         sinks, others = seen.sinks, seen.image & ~seen.sinks
         masks = stack((seen.image, sinks, others), dim=-1).to(weights.dtype)  # batch key 3
         sums = (weights.flatten(1, 2) @ masks).unflatten(1, weights.shape[1:3])
-        on_image, on_sinks, on_others = sums.unbind(-1)  # batch heads query
-        kept = (on_image >= self.image_share) & (on_others >= self.ratio * on_image) & (on_others > 0)
-        freed = where(kept, self.share, 0.0)  # share of a sink that this row gives up
-        gained = freed * on_sinks / on_others.clamp_min(1e-12)
-        _, sink, other = masks[:, None, None].unbind(-1)  # batch 1 1 key
-        return weights * (1 - freed[..., None] * sink + gained[..., None] * other)
+        on_image, on_sinks, on_others = sums[..., None, :].unbind(-1)  # batch heads query 1
+        kept = (on_image >= self.image_share) & (on_others >= (self.ratio * on_image).clamp_min(1e-12))
+        gained = where(kept, 1 + self.share * on_sinks / on_others, 1.0)
+        given = where(kept, 1 - self.share, 1.0)
+        return weights * where(others[:, None, None], gained, where(sinks[:, None, None], given, 1.0))
