@@ -1,8 +1,8 @@
-"""Attention by rows: what the wrapped implementation computed, plus the change that edits make to a few rows.
+"""Attention by rows: what the wrapped implementation computed, with a few rows redone.
 
-The wrapped implementation (SDPA, Flash, eager) serves every row. For the rows that an edit touches, logits and weights
-are recomputed in plain products and only the *difference* `(A' − A)·V` is added: an edit that changes nothing adds an
-exact zero, and nothing of size query × key is held for the rows of the image.
+The wrapped implementation (SDPA, Flash, flex, eager) serves every row of a prefill. For the rows that an edit touches,
+logits and weights are recomputed in plain products and only the *difference* `(A' − A)·V` is added: nothing of size
+query × key is held for the rows of the image. A decoding step has one row: where it is edited, `A'·V` is all there is.
 """
 
 from __future__ import annotations
