@@ -23,13 +23,18 @@ class TextOnly:
 
     def __init__(self, model: PreTrainedModel, family: Family) -> None:
         self.model, self.family = model, family
-        self.running = False
-        self._passing: dict[int, Tensor] = {}  # by layer: the texts of the pass, heads dim
+        self._passing: dict[int, Tensor] | None = None  # while it runs, by layer: the texts of the pass, heads dim
         self._known: dict[Text, dict[int, Tensor]] = {}  # by text and layer: heads dim
         self._of = 0  # version of the weights that these were computed with
 
+    @property
+    def running(self) -> bool:
+        """Whether the pass is running: nothing else is to act in it."""
+        return self._passing is not None
+
     def record(self, layer: int, output: Float[Tensor, "batch query heads dim"]) -> None:
         """Keep the last position of a layer that the running pass went through."""
+        assert self._passing is not None
         self._passing[layer] = output[:, -1].clone()
 
     def outputs(
@@ -53,7 +58,7 @@ class TextOnly:
         width = max(map(len, texts))
         rows = torch.tensor([[0] * (width - len(text)) + list(text) for text in texts], device=device)
         mask = torch.tensor([[0] * (width - len(text)) + [1] * len(text) for text in texts], device=device)
-        self.running, self._passing = True, {}
+        found = self._passing = dict[int, Tensor]()
         try:
             self.family.decoder(
                 inputs_embeds=self.model.get_input_embeddings()(rows),
@@ -62,10 +67,9 @@ class TextOnly:
                 use_cache=False,
             )
         finally:
-            self.running = False
+            self._passing = None
         for number, text in enumerate(texts):
-            self._known[text] = {layer: output[number] for layer, output in self._passing.items()}
-        self._passing = {}
+            self._known[text] = {layer: output[number] for layer, output in found.items()}
 
     def _both_ways(self, mask: Int[Tensor, "batch query"]) -> Float[Tensor, "batch 1 query query"]:
         """An additive mask that lets every row see the whole prompt."""
