@@ -31,10 +31,11 @@ from transformers import CompileConfig, PreTrainedModel, StoppingCriteria, Stopp
 from lvlm_fix.apply import Fix
 from lvlm_fix.errors import ModelError, SettingError
 from lvlm_fix.families import family_of
-from lvlm_fix.geometries import TOKENS, Subject, a_photo
-from lvlm_fix.method import Method
+from lvlm_fix.geometries import TOKENS, Subject
+from lvlm_fix.method import Method, Seen
 from lvlm_fix.methods import parse_methods
-from lvlm_fix.models import DESCRIBE, load
+from lvlm_fix.models import DESCRIBE, load, open_image, sample_photos
+from lvlm_fix.prompt import Prompt
 
 __all__ = ["DEFAULT", "Plan", "Row", "bench", "check_name", "lengths", "machine", "steps"]
 
@@ -158,22 +159,23 @@ class Literal(Fix):
         keys, values = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
         logits = query @ keys.transpose(2, 3) * kwargs["scaling"] + mask[..., : keys.shape[2]]
         seen = self._seen(module.__dict__["layer_idx"], key.shape[2], query.device)
-        if self._prefill:
-            rows = torch.zeros(query.shape[0], query.shape[2], dtype=torch.bool, device=query.device)
-            rows[:, prompt.text.index] = prompt.text.active
-            seen.rows = rows
-        where = seen.rows[:, None, :, None]
         for number, method in acting.logits:
-            new = torch.where(where, method.attention_logits(logits, self._for(seen, prompt, number)), logits)
-            self._changed.append((number, (new != logits).any(-1)))
-            logits = new
+            new = method.attention_logits(logits, self._for(seen, prompt, number))
+            logits = self._accept_rows(number, method, logits, new, prompt, seen)
         weights = logits.softmax(-1, dtype=torch.float32).to(query.dtype)
         for number, method in acting.weights:
-            edited = torch.where(where, method.attention_weights(weights, self._for(seen, prompt, number)), weights)
-            self._changed.append((number, (edited != weights).any(-1)))
-            weights = edited
+            new = method.attention_weights(weights, self._for(seen, prompt, number))
+            weights = self._accept_rows(number, method, weights, new, prompt, seen)
         output = (weights @ values).transpose(1, 2).contiguous()
         return self._edit_heads(seen, prompt, acting, output), weights
+
+    def _accept_rows(self, number: int, method: Method, old: Tensor, new: Tensor, prompt: Prompt, seen: Seen) -> Tensor:
+        """A full map with an edit kept in the rows it may touch."""
+        if not self._prefill:
+            return self._accept(number, method, old, new, prompt, seen)
+        index = prompt.text.index
+        rows = self._accept(number, method, old.index_select(2, index), new.index_select(2, index), prompt, seen)
+        return old.index_copy(2, index, rows)
 
 
 def bench(subject: Subject, plan: Plan, progress: Callable[[int], None] = lambda done: None) -> list[Row]:
@@ -183,17 +185,17 @@ def bench(subject: Subject, plan: Plan, progress: Callable[[int], None] = lambda
     """
     rows, done = [], 0
     names = ("none", *plan.methods)
-    twins = {name: subject if name == "none" else replace(subject, model=_twin(subject.model)) for name in names}
+    served = {name: _served(subject, name) for name in names}
     for batch in plan.batches:
         inputs = subject.inputs(batch, 1)
         peaks = {}
         for name in names:  # also warms up
-            peaks[name] = _peak(subject, name, inputs, plan)
+            peaks[name] = _peak(served[name], name, inputs, plan)
             progress(done := done + 1)
         rounds: list[dict[str, _Time]] = []
         for number in range(plan.rounds(batch)):
             turn = number % len(names)
-            rounds.append(_round(twins, names[turn:] + names[:turn], inputs, plan))
+            rounds.append(_round(served, names[turn:] + names[:turn], inputs, plan))
             progress(done := done + len(names))
         share = float((~torch.isin(inputs["input_ids"], _image_tokens(subject))).float().mean())
         rows += [_row(name, batch, rounds, peaks, share, plan) for name in names]
@@ -214,7 +216,7 @@ def lengths(subject: Subject, plan: Plan, tokens: Sequence[int]) -> list[dict[st
         inputs = subject.inputs(1, count // TOKENS)
         plain = _peak(subject, "none", inputs, plan)
         for name in plan.methods:
-            extra = _peak(subject, name, inputs, plan) - plain
+            extra = _peak(_served(subject, name), name, inputs, plan) - plain
             rows.append(
                 {"image_tokens": count, "method": name, "extra_mib": extra / 2**20, "unmodified_mib": plain / 2**20}
             )
@@ -256,19 +258,30 @@ def methods_of(name: str, settings: Mapping[str, str]) -> tuple[Method, ...]:
     )
 
 
+def _served(subject: Subject, name: str) -> Subject:
+    """What serves a row: the model itself, another checkpoint, or else a twin."""
+    model = subject.model
+    if name == "none":
+        return subject
+    if name.startswith(CHECKPOINT):
+        other, _ = load(name.removeprefix(CHECKPOINT), dtype=model.dtype, device=str(model.device))
+        return replace(subject, model=other)
+    return replace(subject, model=_twin(model))
+
+
 def _twin(model: PreTrainedModel) -> PreTrainedModel:
     """A model of its own with the same weights, not copied."""
     return copy.deepcopy(model, {id(t): t for t in (*model.parameters(), *model.buffers())})
 
 
-def _round(twins: Mapping[str, Subject], names: Sequence[str], inputs: dict[str, Any], plan: Plan) -> dict[str, _Time]:
+def _round(served: Mapping[str, Subject], names: Sequence[str], inputs: dict[str, Any], plan: Plan) -> dict[str, _Time]:
     """Serve the same prompt under every name, all at once and in turns. Raises what one of them raises."""
     turns, times, errors = _Turns(names), dict[str, _Time](), list[BaseException]()
 
     def run(name: str) -> None:
         turns.wait(name)
         try:
-            times[name] = _time(twins[name], name, inputs, plan, lambda: turns.pass_on(name))
+            times[name] = _time(served[name], name, inputs, plan, lambda: turns.pass_on(name))
         except BaseException as error:
             errors.append(error)
         finally:
@@ -300,16 +313,13 @@ def _serving(
         with _eager(model), _mitigv(subject, len(inputs["input_ids"]), pause) as loop:
             yield loop, None
         return
-    if name.startswith(CHECKPOINT):
-        other, _ = load(name.removeprefix(CHECKPOINT), dtype=model.dtype, device=str(model.device))
-        subject, name = replace(subject, model=other), "none"
 
     def serve(tokens: int) -> list[float]:
         clock = _Clock(subject.model, pause)
         _generate(subject, inputs, plan, tokens, clock)
         return clock.seconds
 
-    if name == "none":
+    if name == "none" or name.startswith(CHECKPOINT):
         yield serve, None
         return
     methods = methods_of(name, {**subject.settings, **plan.settings})
@@ -351,7 +361,7 @@ def _mitigv(subject: Subject, batch: int, pause: Callable[[], None]) -> Generato
         raise SettingError(f"{MITIGV}pai needs the package mitigv, and a model with a processor")
     mitigate = importlib.import_module("mitigv").mitigate
     config = importlib.import_module("mitigv.algorithms.pai").PAIConfig(gamma=1.0)
-    photos, model = [a_photo()] * batch, subject.model
+    photos, model = [open_image(sample_photos()[0])] * batch, subject.model
 
     def serve(tokens: int) -> list[float]:
         clock = _Clock(model, pause)

@@ -11,7 +11,6 @@ import json
 import shutil
 import tempfile
 from dataclasses import asdict, dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ from lvlm_fix.errors import DataError, ModelError, SettingError
 from lvlm_fix.families import family_of
 from lvlm_fix.heads.table import HeadTable
 from lvlm_fix.methods import VHR
-from lvlm_fix.models import DESCRIBE, answer, folder_of, load, open_image, prepare, revision_of
+from lvlm_fix.models import DESCRIBE, answer, folder_of, load, open_image, prepare, revision_of, sample_photos
 
 __all__ = ["Equality", "check", "export", "fold", "given_heads"]
 
@@ -189,7 +188,7 @@ def check(out: Path, model: str, revision: str | None = None) -> Equality:
 @torch.no_grad()
 def _seen(model: PreTrainedModel, processor: Any) -> tuple[list[Tensor], list[str]]:
     """Logits at every prompt position, and greedy texts, of the sample photos."""
-    photos = [open_image(str(path)) for path in sorted(Path(str(files("lvlm_fix") / "photos")).glob("*.jpg"))]
+    photos = [open_image(path) for path in sample_photos()]
     logits = [model(**prepare(model, processor, [photo], [DESCRIBE])).logits.cpu() for photo in photos]
     return logits, [answer(model, processor, [photo], [DESCRIBE], max_new_tokens=TOKENS)[0] for photo in photos]
 

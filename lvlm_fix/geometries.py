@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel, ProcessorMixin
 
 from lvlm_fix.errors import SettingError
-from lvlm_fix.models import DESCRIBE, load, open_image, prepare
+from lvlm_fix.models import DESCRIBE, load, open_image, prepare, sample_photos
 
-__all__ = ["GEOMETRIES", "Subject", "a_photo", "subject"]
+__all__ = ["GEOMETRIES", "Subject", "subject"]
 
 BEFORE, BEHIND = 35, 20  # text tokens in front of the image and behind it, as in LLaVA-1.5's prompt
 CLIP = {"model_type": "clip_vision_model", "image_size": 336, "patch_size": 14}
@@ -100,7 +97,7 @@ def subject(name: str, *, dtype: torch.dtype, device: str, seed: int = 0) -> Sub
     if name in GEOMETRIES:
         return _random(name, GEOMETRIES[name](), dtype, device, seed)
     model, processor = load(name, dtype=dtype, device=device)
-    photo = a_photo()
+    photo = open_image(sample_photos()[0])
 
     def inputs(batch: int, images: int) -> dict[str, Any]:
         if images != 1:
@@ -108,11 +105,6 @@ def subject(name: str, *, dtype: torch.dtype, device: str, seed: int = 0) -> Sub
         return dict(prepare(model, processor, [photo] * batch, [DESCRIBE] * batch))
 
     return Subject(name, model, processor, inputs)
-
-
-def a_photo() -> Image.Image:
-    """One of the photos that come with the package."""
-    return open_image(str(next(Path(str(files("lvlm_fix") / "photos")).glob("*.jpg"))))
 
 
 def _random(name: str, geometry: Geometry, dtype: torch.dtype, device: str, seed: int) -> Subject:

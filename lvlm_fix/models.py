@@ -14,7 +14,17 @@ from transformers.utils import logging
 
 from lvlm_fix.errors import ImageError, InputError, ModelError, SettingError
 
-__all__ = ["DESCRIBE", "answer", "answer_ids", "folder_of", "load", "open_image", "prepare", "revision_of"]
+__all__ = [
+    "DESCRIBE",
+    "answer",
+    "answer_ids",
+    "folder_of",
+    "load",
+    "open_image",
+    "prepare",
+    "revision_of",
+    "sample_photos",
+]
 
 DESCRIBE = "Please describe this image in detail."
 EMBEDDED = "tiny"
@@ -58,6 +68,11 @@ def load(
 def revision_of(model: PreTrainedModel) -> str | None:
     """The hub commit of the loaded weights; None for a folder."""
     return getattr(model.config, "_commit_hash", None)
+
+
+def sample_photos() -> list[Path]:
+    """The files of the photos that come with the package."""
+    return sorted(Path(str(files("lvlm_fix") / "photos")).glob("*.jpg"))
 
 
 def open_image(path: str | Path) -> Image.Image:

@@ -41,7 +41,7 @@ def test_the_command_prints_ratios_of_every_method_and_rival(lvlm: Any) -> None:
 
 
 @pytest.mark.parametrize("family", ["llava", "qwen2_vl"])
-@pytest.mark.parametrize("methods", [[VAR, lf.VHR()], [lf.VAF()]])
+@pytest.mark.parametrize("methods", [[VAR, lf.VHR()], [lf.VAF()], [lf.PAI(contrast=1.0)]])
 def test_the_literal_rival_does_the_same(family: str, methods: list[lf.Method]) -> None:
     model, inputs = miniature(family)
     options = {"max_new_tokens": 4, "do_sample": False, "output_logits": True, "return_dict_in_generate": True}
