@@ -27,7 +27,7 @@ from lvlm_fix.methods import resolve
 from lvlm_fix.next_token import NextToken
 from lvlm_fix.prompt import ROOM, Prompt
 from lvlm_fix.report import Report, report_of
-from lvlm_fix.sinks import discover_channels, is_sink, published_channels
+from lvlm_fix.sinks import discover_channels, is_sink, published_channels, sink_masks
 from lvlm_fix.text_only import TextOnly
 from lvlm_fix.vision import Tower
 
@@ -336,12 +336,13 @@ class Fix:
             hidden = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
             new = is_sink(hidden, channels.to(hidden.device), threshold)
             before = prompt.sinks.get(layer)
-            if not self._prefill and before is not None:
-                before.index_copy_(1, prompt.position.to(new.device), new)
+            if not self._prefill and before is not None:  # a column of text
+                before[:, 1].index_copy_(1, prompt.position.to(new.device), new)
                 return
             start = prompt.length - new.shape[1]
             new = new & prompt.valid[:, start : prompt.length].to(new.device)
-            prompt.sinks[layer] = new if before is None else torch.cat((before[:, :start], new), dim=1)
+            sinks = new if before is None else torch.cat((before[:, 1, :start], new), dim=1)
+            prompt.sinks[layer] = sink_masks(prompt.image[:, : prompt.length].to(sinks.device), sinks)
 
         return hook
 
@@ -489,7 +490,7 @@ class Fix:
         active = seen.rows[:, None, :, None]
         mean = (plain * active).sum((1, 2)) / (active.sum((1, 2)) * plain.shape[1]).clamp_min(1)
         count = prompt.columns(prompt.valid, mean.shape[1]).sum(-1, keepdim=True).to(mean.device)
-        prompt.sinks[seen.layer] = mean * count > factor
+        prompt.sinks[seen.layer] = sink_masks(seen.image, mean * count > factor)
 
     def _choose(self, seen: Seen, prompt: Prompt, scoring: Numbered, output: Tensor) -> None:
         """Once per prompt and layer: every method that picks heads scores and chooses them."""

@@ -1,7 +1,7 @@
 """What methods cost: time and memory as ratios to the unmodified model, interleaved in the same run.
 
-Interleaved token by token: every method serves in a thread of its own on a twin of the model (the same weights), and
-they take turns, one token each. What disturbs the machine for longer than a token so meets all of them.
+Interleaved token by token: every method serves on a twin of the model (the same weights), and they take turns in one
+thread, one token each. What disturbs the machine for longer than a token so meets all of them.
 
 Rivals run beside: `literal:NAME` is the same method as research code does it (eager attention, the full map of every
 row), `vcd` decodes in two branches, `mitigv:pai` is that package's, where it is installed and the model has a
@@ -15,9 +15,7 @@ import importlib.util
 import os
 import platform
 import statistics
-import threading
 import time
-from collections import deque
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -25,6 +23,7 @@ from typing import Any
 
 import torch
 import transformers
+from greenlet import getcurrent, greenlet
 from torch import Tensor, nn
 from transformers import CompileConfig, PreTrainedModel, StoppingCriteria, StoppingCriteriaList
 
@@ -96,36 +95,11 @@ class _Time:
     acted: bool
 
 
-class _Turns:
-    """Lets threads take turns, one token each."""
-
-    def __init__(self, names: Sequence[str]) -> None:
-        self._order, self._changed = deque(names), threading.Condition()
-
-    def wait(self, name: str) -> None:
-        """Until it is this one's turn."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._order[0] == name)
-
-    def pass_on(self, name: str) -> None:
-        """The next one's turn; wait for the own."""
-        with self._changed:
-            self._order.rotate(-1)
-            self._changed.notify_all()
-        self.wait(name)
-
-    def leave(self) -> None:
-        """No more turns for the one whose turn it is."""
-        with self._changed:
-            self._order.popleft()
-            self._changed.notify_all()
-
-
 class _Clock(StoppingCriteria):
     """The seconds of every token of the stock `generate`, others' turns not counted; stops nothing."""
 
-    def __init__(self, model: PreTrainedModel, pause: Callable[[], None]) -> None:
-        self._wait, self._pause = _wait(model), pause
+    def __init__(self, model: PreTrainedModel, pause: Callable[[], object]) -> None:
+        self.model, self._wait, self._pause = model, _wait(model), pause
         self.seconds: list[float] = []
         self.start()
 
@@ -276,24 +250,18 @@ def _twin(model: PreTrainedModel) -> PreTrainedModel:
 
 def _round(served: Mapping[str, Subject], names: Sequence[str], inputs: dict[str, Any], plan: Plan) -> dict[str, _Time]:
     """Serve the same prompt under every name, all at once and in turns. Raises what one of them raises."""
-    turns, times, errors = _Turns(names), dict[str, _Time](), list[BaseException]()
+    times, here = dict[str, _Time](), getcurrent()
 
     def run(name: str) -> None:
-        turns.wait(name)
-        try:
-            times[name] = _time(served[name], name, inputs, plan, lambda: turns.pass_on(name))
-        except BaseException as error:
-            errors.append(error)
-        finally:
-            turns.leave()
+        times[name] = _time(served[name], name, inputs, plan, here.switch)
 
-    threads = [threading.Thread(target=run, args=(name,), daemon=True) for name in names]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if errors:
-        raise errors[0]
+    turns = {name: greenlet(run) for name in names}
+    with torch.no_grad():  # or the first `generate` to end would turn gradients on for all
+        while turns:
+            for name, turn in list(turns.items()):
+                turn.switch(name)
+                if turn.dead:
+                    del turns[name]
     return times
 
 
@@ -302,7 +270,7 @@ def _round(served: Mapping[str, Subject], names: Sequence[str], inputs: dict[str
 
 @contextmanager
 def _serving(
-    subject: Subject, name: str, inputs: dict[str, Any], plan: Plan, pause: Callable[[], None] = lambda: None
+    subject: Subject, name: str, inputs: dict[str, Any], plan: Plan, pause: Callable[[], object] = lambda: None
 ) -> Generator[tuple[Callable[[int], list[float]], Fix | None]]:
     """A call that serves so many tokens, and says the seconds each took, with the methods of a row acting.
 
@@ -355,7 +323,7 @@ def _generate(subject: Subject, inputs: dict[str, Any], plan: Plan, tokens: int,
 
 
 @contextmanager
-def _mitigv(subject: Subject, batch: int, pause: Callable[[], None]) -> Generator[Callable[[int], list[float]]]:
+def _mitigv(subject: Subject, batch: int, pause: Callable[[], object]) -> Generator[Callable[[int], list[float]]]:
     """The other package's PAI, its attention part, in its own loop: a pass of the model for every token."""
     if importlib.util.find_spec("mitigv") is None or subject.processor is None:
         raise SettingError(f"{MITIGV}pai needs the package mitigv, and a model with a processor")
@@ -387,7 +355,7 @@ def _wait(model: PreTrainedModel) -> Callable[[], None]:
     return torch.cuda.synchronize if model.device.type == "cuda" else lambda: None
 
 
-def _time(subject: Subject, name: str, inputs: dict[str, Any], plan: Plan, pause: Callable[[], None]) -> _Time:
+def _time(subject: Subject, name: str, inputs: dict[str, Any], plan: Plan, pause: Callable[[], object]) -> _Time:
     spent = [0.0]
     with _serving(subject, name, inputs, plan, pause) as (serve, handle):
         if handle is not None:

@@ -37,7 +37,9 @@ def report_of(number: int, method: Method, prompt: Prompt | None, layers: int) -
     sinks = {}
     if "sinks" in method.needs:
         acting = set(method.acts_in(layers))
-        sinks = {layer: found.sum(-1).tolist() for layer, found in sorted(prompt.sinks.items()) if layer in acting}
+        sinks = {
+            layer: found[:, 1].sum(-1).tolist() for layer, found in sorted(prompt.sinks.items()) if layer in acting
+        }
     edited = int(prompt.edited[number])
     note = ""
     if "sinks" in method.needs and not any(map(sum, sinks.values())):

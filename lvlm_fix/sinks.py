@@ -12,7 +12,7 @@ from transformers import PretrainedConfig
 
 from lvlm_fix.families import Family
 
-__all__ = ["discover_channels", "is_sink", "published_channels"]
+__all__ = ["discover_channels", "is_sink", "published_channels", "sink_masks"]
 
 # (model type, hidden size, layers, vocabulary without added tokens) of the decoder -> channels, from the paper
 PUBLISHED = {
@@ -37,6 +37,11 @@ def is_sink(
     norm = linalg.vector_norm(hidden, dim=-1, dtype=torch.float32)  # RMS · √width
     peak = linalg.vector_norm(hidden.index_select(-1, channels), math.inf, dim=-1, dtype=torch.float32)
     return peak >= norm * (threshold / math.sqrt(hidden.shape[-1]))
+
+
+def sink_masks(image: Bool[Tensor, "batch key"], sinks: Bool[Tensor, "batch key"]) -> Bool[Tensor, "batch 3 key"]:
+    """Which keys are image tokens, which are sinks, and which are image tokens without being sinks."""
+    return torch.stack((image, sinks, image & ~sinks), dim=1)
 
 
 @torch.no_grad()

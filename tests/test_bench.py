@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from dataclasses import replace
 from typing import Any
 
@@ -54,22 +53,18 @@ def test_the_literal_rival_does_the_same(family: str, methods: list[lf.Method]) 
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
 
 
-def test_names_take_turns_token_by_token() -> None:
-    turns, log = benching._Turns("abc"), list[str]()
+def test_names_take_turns_token_by_token(monkeypatch: pytest.MonkeyPatch, smallest: Subject) -> None:
+    log, tick = list[str](), benching._Clock.tick
 
-    def run(name: str, tokens: int) -> None:
-        turns.wait(name)
-        for _ in range(tokens):
-            log.append(name)
-            turns.pass_on(name)
-        turns.leave()
+    def logged(self: Any, *args: Any) -> None:
+        log.append(twins[self.model])
+        tick(self, *args)
 
-    threads = [threading.Thread(target=run, args=pair, daemon=True) for pair in (("c", 2), ("b", 1), ("a", 3))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(timeout=10)
-    assert "".join(log) == "abcaca"
+    monkeypatch.setattr(benching._Clock, "tick", logged)
+    served = {name: replace(smallest, model=benching._twin(smallest.model)) for name in ("none", "vhr", "var")}
+    twins = {subject.model: name for name, subject in served.items()}
+    benching._round(served, ("var", "none", "vhr"), smallest.inputs(1, 1), benching.Plan(tokens=2))
+    assert log == 4 * ["var", "none", "vhr"]
 
 
 def test_a_round_serves_twins_with_the_same_weights_and_raises_what_one_raises(smallest: Subject) -> None:

@@ -11,7 +11,7 @@ from lvlm_fix.heads.vhd import vision_aware_divergence
 from lvlm_fix.method import Seen
 from lvlm_fix.methods.paint import local_and_summary
 from lvlm_fix.methods.vhr import default_layers
-from lvlm_fix.sinks import is_sink
+from lvlm_fix.sinks import is_sink, sink_masks
 
 
 def test_divergence_is_the_euclidean_distance_per_head() -> None:
@@ -66,7 +66,7 @@ def test_vhr_scales_the_chosen_heads_of_each_sample_and_nothing_else() -> None:
 def test_var_moves_the_share_of_every_sink_to_the_other_image_keys_in_proportion() -> None:
     # keys: 0 text sink, 1 image sink, 2 and 3 image, 4 text; one row per case
     image = torch.tensor([[False, True, True, True, False]])
-    sinks = torch.tensor([[True, True, False, False, False]])
+    sinks = sink_masks(image, torch.tensor([[True, True, False, False, False]]))
     rows = torch.tensor(
         [
             [0.3, 0.1, 0.3, 0.1, 0.2],  # on image 0.5, of it 0.8 off the sink: kept
@@ -85,7 +85,7 @@ def test_var_moves_the_share_of_every_sink_to_the_other_image_keys_in_proportion
 
 def test_var_decides_per_head() -> None:
     image = torch.tensor([[False, True, True]])
-    sinks = torch.tensor([[True, False, False]])
+    sinks = sink_masks(image, torch.tensor([[True, False, False]]))
     weights = torch.tensor([[[[0.5, 0.25, 0.25]], [[0.9, 0.05, 0.05]]]])  # two heads, one row
     seen = Seen(0, 3, False, image, torch.zeros_like(image), torch.ones(1, 1).bool(), sinks=sinks)
     edited = lf.VAR(share=1.0).attention_weights(weights, seen)

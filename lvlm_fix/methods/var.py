@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from jaxtyping import Float
-from torch import Tensor, stack, where
+from torch import Tensor, addcmul, where
 
 from lvlm_fix.method import Method, Need, Seen, setting
 
@@ -55,11 +55,10 @@ class VAR(Method):
     ) -> Float[Tensor, "batch heads query key"]:
         if seen.sinks is None or self.share == 0:
             return weights
-        sinks, others = seen.sinks, seen.image & ~seen.sinks
-        masks = stack((seen.image, sinks, others), dim=-1).to(weights.dtype)  # batch key 3
-        sums = (weights.flatten(1, 2) @ masks).unflatten(1, weights.shape[1:3])
-        on_image, on_sinks, on_others = sums[..., None, :].unbind(-1)  # batch heads query 1
-        kept = (on_image >= self.image_share) & (on_others >= (self.ratio * on_image).clamp_min(1e-12))
-        gained = where(kept, 1 + self.share * on_sinks / on_others, 1.0)
-        given = where(kept, 1 - self.share, 1.0)
-        return weights * where(others[:, None, None], gained, where(sinks[:, None, None], given, 1.0))
+        rows, masks = weights.flatten(1, 2), seen.sinks.to(weights.dtype)
+        sums = (rows[:, None] * masks[:, :, None]).sum(-1, keepdim=True)  # batch 3 rows 1
+        on_image, on_sinks, on_others = sums.unbind(1)
+        _, sinks, others = masks.split(1, 1)  # batch 1 key
+        kept = (on_image >= max(self.image_share, 1e-12)) & (on_others >= max(self.ratio, 1e-12) * on_image)
+        moved = on_sinks / on_others * others - sinks  # of a key's weight, at share 1
+        return where(kept, addcmul(rows, rows, moved, value=self.share), rows).view_as(weights)
