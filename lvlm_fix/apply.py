@@ -238,7 +238,8 @@ class Fix:
         if "sinks" in self._needs:
             self._prepare_sinks(ids)
         if "no_image" in self._needs and earlier is None:
-            self._prompt.no_image = self._text_only.outputs(ids, self._prompt.valid & ~image)
+            before = self._prompt.before_image & self._prompt.with_image[:, None]
+            self._prompt.no_image = self._text_only.outputs(ids, self._prompt.valid & ~image, before)
 
     @torch.no_grad()
     def _end(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:

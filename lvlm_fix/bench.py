@@ -30,10 +30,10 @@ from transformers import CompileConfig, PreTrainedModel, StoppingCriteria, Stopp
 from lvlm_fix.apply import Fix
 from lvlm_fix.errors import ModelError, SettingError
 from lvlm_fix.families import family_of
-from lvlm_fix.geometries import TOKENS, Subject
+from lvlm_fix.geometries import QUESTIONS, TOKENS, Subject
 from lvlm_fix.method import Method, Seen
 from lvlm_fix.methods import parse_methods
-from lvlm_fix.models import DESCRIBE, load, open_image, sample_photos
+from lvlm_fix.models import load, open_image, sample_photos
 from lvlm_fix.prompt import Prompt
 
 __all__ = ["DEFAULT", "Plan", "Row", "bench", "check_name", "lengths", "machine", "steps"]
@@ -42,6 +42,9 @@ DEFAULT = ("vhr", "var", "var+vhr", "pai", "literal:vhr", "literal:var", "litera
 LITERAL, MITIGV, CHECKPOINT = "literal:", "mitigv:", "checkpoint:"
 # the attention part alone; its refinement of the next token is a second branch, which vcd stands for
 ATTENTION = {"pai.contrast": "1"}
+
+Prompts = Sequence[dict[str, Any]]  # two questions
+Serve = Callable[[int, int], list[float]]  # so many tokens of which prompt: the seconds of each
 
 
 @dataclass(frozen=True)
@@ -71,13 +74,13 @@ class Row:
 
     method: str
     batch: int
-    prefill_seconds: float  # median, of a first prompt: the pass without image included
+    prefill_seconds: float  # median, of a first prompt: with what is done once
     decode_seconds: float  # median, per step of the whole batch
     tokens_per_second: float  # decoded
     prefill_ratio: tuple[float, float, float]
-    no_image_ratio: tuple[float, float, float]  # of it, the pass without image; 0 where there is none
+    again_ratio: tuple[float, float, float]  # another question: what stands in front of the image is known
+    no_image_ratio: tuple[float, float, float]  # of that, the pass without image; 0 where there is none
     no_image_share: float  # text tokens of all tokens of the prompt
-    again_ratio: tuple[float, float, float]  # a second prompt with the same text: its pass without image is known
     decode_ratio: tuple[float, float, float]
     tokens_per_second_ratio: tuple[float, float, float]
     peak_mib: float  # weights and the most that tensors took at once, prefill and a few tokens
@@ -89,9 +92,9 @@ class Row:
 @dataclass
 class _Time:
     prefill: float  # of the first prompt
-    again: float  # of the same prompt again
+    again: float  # of another question
+    no_image: float  # of that, seconds in the pass without image
     steps: list[float]
-    no_image: float  # seconds in the pass without image, of the first prefill
     acted: bool
 
 
@@ -161,17 +164,17 @@ def bench(subject: Subject, plan: Plan, progress: Callable[[int], None] = lambda
     names = ("none", *plan.methods)
     served = {name: _served(subject, name) for name in names}
     for batch in plan.batches:
-        inputs = subject.inputs(batch, 1)
+        prompts = [subject.inputs(batch, 1, question) for question in range(2)]
         peaks = {}
         for name in names:  # also warms up
-            peaks[name] = _peak(served[name], name, inputs, plan)
+            peaks[name] = _peak(served[name], name, prompts, plan)
             progress(done := done + 1)
         rounds: list[dict[str, _Time]] = []
         for number in range(plan.rounds(batch)):
             turn = number % len(names)
-            rounds.append(_round(served, names[turn:] + names[:turn], inputs, plan))
+            rounds.append(_round(served, names[turn:] + names[:turn], prompts, plan))
             progress(done := done + len(names))
-        share = float((~torch.isin(inputs["input_ids"], _image_tokens(subject))).float().mean())
+        share = float((~torch.isin(prompts[1]["input_ids"], _image_tokens(subject))).float().mean())
         rows += [_row(name, batch, rounds, peaks, share, plan) for name in names]
     return rows
 
@@ -187,10 +190,10 @@ def lengths(subject: Subject, plan: Plan, tokens: Sequence[int]) -> list[dict[st
     for count in tokens:
         if count % TOKENS or count < TOKENS:
             raise SettingError(f"image tokens must be a multiple of {TOKENS}, got {count}")
-        inputs = subject.inputs(1, count // TOKENS)
-        plain = _peak(subject, "none", inputs, plan)
+        prompts = [subject.inputs(1, count // TOKENS, 0)]
+        plain = _peak(subject, "none", prompts, plan)
         for name in plan.methods:
-            extra = _peak(_served(subject, name), name, inputs, plan) - plain
+            extra = _peak(_served(subject, name), name, prompts, plan) - plain
             rows.append(
                 {"image_tokens": count, "method": name, "extra_mib": extra / 2**20, "unmodified_mib": plain / 2**20}
             )
@@ -248,12 +251,12 @@ def _twin(model: PreTrainedModel) -> PreTrainedModel:
     return copy.deepcopy(model, {id(t): t for t in (*model.parameters(), *model.buffers())})
 
 
-def _round(served: Mapping[str, Subject], names: Sequence[str], inputs: dict[str, Any], plan: Plan) -> dict[str, _Time]:
-    """Serve the same prompt under every name, all at once and in turns. Raises what one of them raises."""
+def _round(served: Mapping[str, Subject], names: Sequence[str], prompts: Prompts, plan: Plan) -> dict[str, _Time]:
+    """Serve the same prompts under every name, all at once and in turns. Raises what one of them raises."""
     times, here = dict[str, _Time](), getcurrent()
 
     def run(name: str) -> None:
-        times[name] = _time(served[name], name, inputs, plan, here.switch)
+        times[name] = _time(served[name], name, prompts, plan, here.switch)
 
     turns = {name: greenlet(run) for name in names}
     with torch.no_grad():  # or the first `generate` to end would turn gradients on for all
@@ -270,21 +273,21 @@ def _round(served: Mapping[str, Subject], names: Sequence[str], inputs: dict[str
 
 @contextmanager
 def _serving(
-    subject: Subject, name: str, inputs: dict[str, Any], plan: Plan, pause: Callable[[], object] = lambda: None
-) -> Generator[tuple[Callable[[int], list[float]], Fix | None]]:
-    """A call that serves so many tokens, and says the seconds each took, with the methods of a row acting.
+    subject: Subject, name: str, prompts: Prompts, plan: Plan, pause: Callable[[], object] = lambda: None
+) -> Generator[tuple[Serve, Fix | None]]:
+    """A call that serves so many tokens of a prompt, and says the seconds each took, with the methods of a row acting.
 
     It pauses after every token.
     """
     model = subject.model
     if name.startswith(MITIGV):
-        with _eager(model), _mitigv(subject, len(inputs["input_ids"]), pause) as loop:
+        with _eager(model), _mitigv(subject, len(prompts[0]["input_ids"]), pause) as loop:
             yield loop, None
         return
 
-    def serve(tokens: int) -> list[float]:
+    def serve(tokens: int, question: int) -> list[float]:
         clock = _Clock(subject.model, pause)
-        _generate(subject, inputs, plan, tokens, clock)
+        _generate(subject, prompts[question], plan, tokens, clock)
         return clock.seconds
 
     if name == "none" or name.startswith(CHECKPOINT):
@@ -323,7 +326,7 @@ def _generate(subject: Subject, inputs: dict[str, Any], plan: Plan, tokens: int,
 
 
 @contextmanager
-def _mitigv(subject: Subject, batch: int, pause: Callable[[], object]) -> Generator[Callable[[int], list[float]]]:
+def _mitigv(subject: Subject, batch: int, pause: Callable[[], object]) -> Generator[Serve]:
     """The other package's PAI, its attention part, in its own loop: a pass of the model for every token."""
     if importlib.util.find_spec("mitigv") is None or subject.processor is None:
         raise SettingError(f"{MITIGV}pai needs the package mitigv, and a model with a processor")
@@ -331,7 +334,7 @@ def _mitigv(subject: Subject, batch: int, pause: Callable[[], object]) -> Genera
     config = importlib.import_module("mitigv.algorithms.pai").PAIConfig(gamma=1.0)
     photos, model = [open_image(sample_photos()[0])] * batch, subject.model
 
-    def serve(tokens: int) -> list[float]:
+    def serve(tokens: int, question: int) -> list[float]:
         clock = _Clock(model, pause)
 
         def begin(*_: Any) -> None:
@@ -339,7 +342,7 @@ def _mitigv(subject: Subject, batch: int, pause: Callable[[], object]) -> Genera
                 clock.start()
 
         with model.register_forward_pre_hook(begin), model.register_forward_hook(clock.tick):
-            mitigator(photos, DESCRIBE, max_new_tokens=tokens)
+            mitigator(photos, QUESTIONS[question], max_new_tokens=tokens)
         return clock.seconds
 
     model.__dict__["language_model"] = model.get_decoder()  # where that package looks for the layers
@@ -355,16 +358,16 @@ def _wait(model: PreTrainedModel) -> Callable[[], None]:
     return torch.cuda.synchronize if model.device.type == "cuda" else lambda: None
 
 
-def _time(subject: Subject, name: str, inputs: dict[str, Any], plan: Plan, pause: Callable[[], object]) -> _Time:
+def _time(subject: Subject, name: str, prompts: Prompts, plan: Plan, pause: Callable[[], object]) -> _Time:
     spent = [0.0]
-    with _serving(subject, name, inputs, plan, pause) as (serve, handle):
+    with _serving(subject, name, prompts, plan, pause) as (serve, handle):
+        (first,) = serve(1, 0)
         if handle is not None:
             text_only = handle._text_only
             text_only.outputs = _timed(text_only.outputs, spent, _wait(subject.model))  # type: ignore[method-assign]
-        (first,) = serve(1)
-        again, *steps = serve(plan.tokens + 1)
+        again, *steps = serve(plan.tokens + 1, 1)
         acted = handle is None or all(report.rows_edited > 0 for report in handle.report())
-    return _Time(first, again, steps, spent[0], acted)
+    return _Time(first, again, spent[0], steps, acted)
 
 
 def _timed(call: Callable[..., Any], spent: list[float], wait: Callable[[], None]) -> Callable[..., Any]:
@@ -379,23 +382,23 @@ def _timed(call: Callable[..., Any], spent: list[float], wait: Callable[[], None
     return timed
 
 
-def _peak(subject: Subject, name: str, inputs: dict[str, Any], plan: Plan) -> float:
+def _peak(subject: Subject, name: str, prompts: Prompts, plan: Plan) -> float:
     """Bytes of the weights and of the most that tensors took at once, over prefill and three tokens.
 
     On a CPU the sum of the allocator's events (scratch inside kernels is not seen), on CUDA its own high-water mark.
     """
     weights = sum(t.numel() * t.element_size() for t in (*subject.model.parameters(), *subject.model.buffers()))
-    with _serving(subject, name, inputs, plan) as (serve, _):
+    with _serving(subject, name, prompts, plan) as (serve, _):
         if subject.model.device.type == "cuda":
             before = torch.cuda.memory_allocated()
             torch.cuda.reset_peak_memory_stats()
-            serve(4)
+            serve(4, 0)
             return float(weights + torch.cuda.max_memory_allocated() - before)
         os.environ.setdefault("KINETO_LOG_LEVEL", "9")  # it announces each start and stop
         with torch.profiler.profile(
             activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True, acc_events=True
         ) as profile:
-            serve(4)
+            serve(4, 0)
     results: Any = profile.profiler
     events = [e for e in results.kineto_results.events() if e.name() == "[memory]"]
     level = peak = 0
@@ -423,9 +426,9 @@ def _row(
         decode_seconds=statistics.median(decode),
         tokens_per_second=batch / statistics.median(decode),
         prefill_ratio=_spread([a / b.prefill for a, b in zip(prefill, plain, strict=True)]),
-        no_image_ratio=_spread([a.no_image / b.prefill for a, b in zip(own, plain, strict=True)]),
-        no_image_share=share,
         again_ratio=_spread([a.again / b.again for a, b in zip(own, plain, strict=True)]),
+        no_image_ratio=_spread([a.no_image / b.again for a, b in zip(own, plain, strict=True)]),
+        no_image_share=share,
         decode_ratio=_spread([a / b for a, b in zip(decode, bare, strict=True)]),
         tokens_per_second_ratio=_spread([b / a for a, b in zip(decode, bare, strict=True)]),
         peak_mib=peaks[name] / 2**20,

@@ -259,9 +259,9 @@ def bench(
         head = (
             "method",
             "batch",
-            "prefill",
+            "first prefill",
+            "next prefill",
             "of it without image",
-            "prefill again",
             "decode",
             "tokens/s",
             "ratio",
@@ -270,7 +270,7 @@ def bench(
         )
         cells = [
             (row.method if row.acted else f"{row.method} (did nothing)", str(row.batch), _spread(row.prefill_ratio),
-             f"{row.no_image_ratio[0]:.3f}", _spread(row.again_ratio), _spread(row.decode_ratio),
+             _spread(row.again_ratio), f"{row.no_image_ratio[0]:.3f}", _spread(row.decode_ratio),
              f"{row.tokens_per_second:.1f}", f"{row.tokens_per_second_ratio[0]:.3f}", f"{row.memory_ratio:.3f}",
              str(row.rounds))
             for row in found

@@ -16,6 +16,7 @@ from lvlm_fix.models import DESCRIBE, load, open_image, prepare, sample_photos
 __all__ = ["GEOMETRIES", "Subject", "subject"]
 
 BEFORE, BEHIND = 35, 20  # text tokens in front of the image and behind it, as in LLaVA-1.5's prompt
+QUESTIONS = DESCRIBE, "Is there a dog in the image?"
 CLIP = {"model_type": "clip_vision_model", "image_size": 336, "patch_size": 14}
 
 
@@ -88,7 +89,7 @@ class Subject:
     name: str
     model: PreTrainedModel
     processor: ProcessorMixin | None  # None: random weights
-    inputs: Callable[[int, int], dict[str, Any]]  # batch, images a sample
+    inputs: Callable[[int, int, int], dict[str, Any]]  # batch, images a sample, which question (0 or 1)
     settings: Mapping[str, str] = field(default_factory=dict[str, str])  # that let VAR act on random weights
 
 
@@ -99,10 +100,10 @@ def subject(name: str, *, dtype: torch.dtype, device: str, seed: int = 0) -> Sub
     model, processor = load(name, dtype=dtype, device=device)
     photo = open_image(sample_photos()[0])
 
-    def inputs(batch: int, images: int) -> dict[str, Any]:
+    def inputs(batch: int, images: int, question: int) -> dict[str, Any]:
         if images != 1:
             raise SettingError(f"--image-tokens is for geometries ({', '.join(GEOMETRIES)}), not for {name!r}")
-        return dict(prepare(model, processor, [photo] * batch, [DESCRIBE] * batch))
+        return dict(prepare(model, processor, [photo] * batch, [QUESTIONS[question]] * batch))
 
     return Subject(name, model, processor, inputs)
 
@@ -117,12 +118,12 @@ def _random(name: str, geometry: Geometry, dtype: torch.dtype, device: str, seed
         model = AutoModelForImageTextToText.from_config(config, dtype=dtype).eval()
     model.generation_config.pad_token_id = 0
 
-    def inputs(batch: int, images: int) -> dict[str, Any]:
+    def inputs(batch: int, images: int, question: int) -> dict[str, Any]:
         torch.manual_seed(seed)
-        text = torch.randint(3, 200, (batch, BEFORE + BEHIND))
-        text[:, 0] = 1  # what begins every text
+        before, behind = torch.randint(3, 200, (BEFORE,)), torch.randint(3, 200, (2, batch, BEHIND))
+        before[0] = 1  # what begins every text
         image = torch.full((batch, images * TOKENS), geometry.image)
-        ids = torch.cat((text[:, :BEFORE], image, text[:, BEFORE:]), dim=1)
+        ids = torch.cat((before.expand(batch, -1), image, behind[question]), dim=1)
         out = {"input_ids": ids, "attention_mask": torch.ones_like(ids)} | geometry.pixels(batch * images)
         if "image_grid_thw" in out:
             out["mm_token_type_ids"] = (ids == geometry.image).long()

@@ -22,6 +22,10 @@ def smallest() -> Subject:
     return subject("smallest", dtype=torch.float32, device="cpu")
 
 
+def questions(asked: Subject) -> list[dict[str, Any]]:
+    return [asked.inputs(1, 1, question) for question in (0, 1)]
+
+
 def test_the_command_prints_ratios_of_every_method_and_rival(lvlm: Any) -> None:
     words = ("--model", "smallest", "--tokens", 2, "--repeats", 2, "--batch", "1,2")
     code, out, _ = lvlm("bench", *words, "--method", "var+vhr", "--method", "literal:var+vhr", "--json")
@@ -33,8 +37,7 @@ def test_the_command_prints_ratios_of_every_method_and_rival(lvlm: Any) -> None:
     for batch in (1, 2):
         plain, fast, literal = (rows[m, batch] for m in ("none", "var+vhr", "literal:var+vhr"))
         assert plain["decode_ratio"] == plain["prefill_ratio"] == [1, 1, 1] and plain["memory_ratio"] == 1
-        assert fast["prefill_ratio"][0] > fast["no_image_ratio"][0] > 0 == plain["no_image_ratio"][0]
-        assert fast["again_ratio"][0] > 0
+        assert fast["again_ratio"][0] > fast["no_image_ratio"][0] > 0 == plain["no_image_ratio"][0]
         assert fast["memory_ratio"] < literal["memory_ratio"]
         assert fast["no_image_share"] == pytest.approx(55 / 631)
 
@@ -63,7 +66,7 @@ def test_names_take_turns_token_by_token(monkeypatch: pytest.MonkeyPatch, smalle
     monkeypatch.setattr(benching._Clock, "tick", logged)
     served = {name: replace(smallest, model=benching._twin(smallest.model)) for name in ("none", "vhr", "var")}
     twins = {subject.model: name for name, subject in served.items()}
-    benching._round(served, ("var", "none", "vhr"), smallest.inputs(1, 1), benching.Plan(tokens=2))
+    benching._round(served, ("var", "none", "vhr"), questions(smallest), benching.Plan(tokens=2))
     assert log == 4 * ["var", "none", "vhr"]
 
 
@@ -71,12 +74,12 @@ def test_a_round_serves_twins_with_the_same_weights_and_raises_what_one_raises(s
     twin = benching._twin(smallest.model)
     assert all(a is b for a, b in zip(twin.parameters(), smallest.model.parameters(), strict=True))
     twins = {name: replace(smallest, model=benching._twin(smallest.model)) for name in ("none", "vhr", "mitigv:pai")}
-    inputs, plan = smallest.inputs(1, 1), benching.Plan(tokens=2)
-    times = benching._round(twins, ("vhr", "none"), inputs, plan)
+    prompts, plan = questions(smallest), benching.Plan(tokens=2)
+    times = benching._round(twins, ("vhr", "none"), prompts, plan)
     assert len(times["vhr"].steps) == len(times["none"].steps) == 2
     assert times["vhr"].acted and times["vhr"].no_image > 0 == times["none"].no_image
     with pytest.raises(lf.SettingError, match="needs the package mitigv"):  # random weights have no processor
-        benching._round(twins, ("vhr", "mitigv:pai", "none"), inputs, plan)
+        benching._round(twins, ("vhr", "mitigv:pai", "none"), prompts, plan)
 
 
 def test_extra_memory_grows_with_the_length_and_not_with_its_square(smallest: Subject) -> None:
@@ -89,12 +92,12 @@ def test_extra_memory_grows_with_the_length_and_not_with_its_square(smallest: Su
 
 
 def test_peak_memory_is_what_tensors_take(smallest: Subject) -> None:
-    inputs, plan = smallest.inputs(1, 1), benching.Plan()
+    prompts, plan = questions(smallest), benching.Plan()
     weights = sum(p.numel() * 4 for p in smallest.model.parameters())
-    plain = benching._peak(smallest, "none", inputs, plan)
+    plain = benching._peak(smallest, "none", prompts, plan)
     held = []
     hook = smallest.model.register_forward_hook(lambda *_: held.append(torch.zeros(25 * 2**20)))
-    more = benching._peak(smallest, "none", inputs, plan)
+    more = benching._peak(smallest, "none", prompts, plan)
     hook.remove()
     assert plain > weights
     assert (more - plain) / 2**20 == pytest.approx(100 * len(held), rel=0.1)

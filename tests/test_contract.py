@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import shutil
@@ -21,6 +22,7 @@ from lvlm_fix.methods import METHODS
 from lvlm_fix.text_only import TextOnly
 
 GREEDY = {"max_new_tokens": 4, "min_new_tokens": 4, "do_sample": False}
+EVERY_LAYER = lf.VHR(layers=tuple(range(5)))
 FAMILIES = ("llava", "llava_next", "qwen2_5_vl", "qwen3_vl", "internvl", "gemma3", "smolvlm", "instructblip")
 PROBED = {row["family"]: row["methods"] for row in read_probed()}
 both = pytest.mark.parametrize("case", CASES)
@@ -48,6 +50,26 @@ def steps_of(model: PreTrainedModel, inputs: dict[str, Tensor]) -> tuple[Tensor,
 def hooks_of(model: nn.Module) -> list[int]:
     """How many hooks and instance attributes each module of the model has."""
     return [len(m._forward_pre_hooks) + len(m._forward_hooks) + len(m.__dict__) for m in model.modules()]
+
+
+def scores(model: PreTrainedModel, inputs: dict[str, Tensor], handle: lf.Fix | None = None) -> Tensor:
+    """The head scores of a prompt, under a fix that is there or a new one."""
+    with torch.no_grad(), contextlib.nullcontext(handle) if handle else lf.fix(model, EVERY_LAYER) as acting:
+        model(**inputs)
+        return acting.scores().clone()
+
+
+@pytest.fixture
+def passes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """The passes without image, as they come: tokens that were known, texts."""
+    log, run = list[tuple[int, int]](), TextOnly._pass
+
+    def logged(self: TextOnly, prefix: tuple[int, ...], texts: dict[Any, Any], device: torch.device) -> None:
+        log.append((len(prefix), len(texts)))
+        run(self, prefix, texts, device)
+
+    monkeypatch.setattr(TextOnly, "_pass", logged)
+    return log
 
 
 def test_every_method_has_its_cases() -> None:
@@ -162,39 +184,46 @@ def test_beams_and_batches_of_beams(family: str, case: str) -> None:
     assert torch.equal(together[:, -4:], torch.stack(alone))
 
 
-def test_the_pass_without_image_runs_once_per_question_until_weights_change(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_pass_without_image_runs_once_per_question_until_weights_change(passes: list[tuple[int, int]]) -> None:
     model, inputs = miniature("llava")
     other = inputs | {"pixel_values": inputs["pixel_values"].flip(-1)}
-    method = lf.VHR(layers=tuple(range(len(model.get_decoder().layers))))
-    passes, run = [], TextOnly._pass
-
-    def counted(self: TextOnly, texts: list[tuple[int, ...]], device: torch.device) -> None:
-        passes.append(len(texts))
-        run(self, texts, device)
-
-    def scores(photo: dict[str, Tensor], handle: lf.Fix) -> Tensor:
-        model(**photo)
-        return handle.scores().clone()
-
-    def anew(photo: dict[str, Tensor]) -> Tensor:
-        with lf.fix(model, method) as handle:
-            return scores(photo, handle)
-
-    with torch.no_grad():
-        first, second = anew(inputs), anew(other)
-        assert not torch.equal(first, second)
-        monkeypatch.setattr(TextOnly, "_pass", counted)
-        with lf.fix(model, method) as handle:
-            assert torch.equal(scores(inputs, handle), first)
-            assert torch.equal(scores(other, handle), second)
-            assert passes == [2]  # two questions in the batch, one pass
-            torch.testing.assert_close(scores(sample(other, 1), handle)[0], second[1], atol=1e-5, rtol=1e-5)
-            assert passes == [2]
+    first, second = scores(model, inputs), scores(model, other)
+    assert not torch.equal(first, second)
+    passes.clear()
+    with lf.fix(model, EVERY_LAYER) as handle:
+        assert torch.equal(scores(model, inputs, handle), first)
+        assert torch.equal(scores(model, other, handle), second)
+        assert passes == [(0, 2)]  # two questions in the batch, one pass
+        torch.testing.assert_close(scores(model, sample(other, 1), handle)[0], second[1], atol=1e-5, rtol=1e-5)
+        assert passes == [(0, 2)]
+        with torch.no_grad():
             model.get_decoder().layers[0].mlp.down_proj.weight.mul_(1.5)
-            changed = scores(sample(other, 1), handle)
-            assert passes == [2, 1]
-        assert torch.equal(changed, anew(sample(other, 1)))
-        assert not torch.allclose(changed[0], second[1])
+        changed = scores(model, sample(other, 1), handle)
+        assert passes == [(0, 2), (0, 1)]
+    assert torch.equal(changed, scores(model, sample(other, 1)))
+    assert not torch.allclose(changed[0], second[1])
+
+
+@pytest.mark.parametrize("family", ["llava", "qwen2_5_vl", "gemma3", "instructblip", "paligemma"])
+def test_another_question_passes_only_what_stands_behind_the_image(
+    family: str, passes: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, inputs = miniature(family)
+    if family == "gemma3":
+        monkeypatch.setattr(model.config.text_config, "sliding_window", 64)
+    others = inputs | {"input_ids": inputs["input_ids"].clone()}
+    others["input_ids"][:, -2:] += 3
+    wanted, alone = scores(model, others), scores(model, sample(others, 0))
+    passes.clear()
+    with lf.fix(model, EVERY_LAYER) as handle:
+        scores(model, inputs, handle)
+        found = scores(model, others, handle)
+        assert torch.equal(scores(model, others, handle), found)
+        torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(scores(model, sample(inputs | others, 0), handle), alone, atol=1e-5, rtol=1e-4)
+    before = int((inputs["input_ids"][1] == IMAGE).int().argmax() - (inputs["attention_mask"][1] == 0).sum())
+    kept = family != "paligemma"  # its prompt is seen both ways
+    assert passes == ([(0, 2), (before, 1), (before, 1)] if kept else [(0, 2), (0, 2)])
 
 
 @both
