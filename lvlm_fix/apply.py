@@ -7,6 +7,7 @@ on the decoder layers; and `reorder_cache` of the prompt's cache, to follow the 
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -110,7 +111,7 @@ class Fix:
         self._cache: Any = None
         self._channels: dict[float, Tensor] = {}
         self._pass: dict[tuple[int, torch.device], tuple[Tensor, Tensor, Tensor]] = {}  # masks by keys and device
-        self._changed: list[tuple[int, Tensor | int]] = []  # of this pass: method, rows it changed
+        self._changed: list[tuple[int, Tensor | int]] = []  # of this pass: method, rows it changed or where
         self._prefill = self._begins = False  # a pass over several tokens; over the first of a prompt
         self._ids = torch.empty(0)
         self._embedded: Tensor | None = None
@@ -259,17 +260,26 @@ class Fix:
                 self._changed += self._next_token.edit(output, args, kwargs, prompt, kind)
             finally:
                 self._prompt = prompt
-        for number, edited in prompt.edited.items():
-            found = [changed for i, changed in self._changed if i == number]
-            rows = sum(changed for changed in found if isinstance(changed, int))
-            flags = [changed.flatten().to(edited.device) for changed in found if isinstance(changed, Tensor)]
-            if rows or flags:
-                edited.add_(torch.cat(flags).sum() + rows if flags else rows)
+        self._count(prompt)
         if self._prefill:
             widest = max((keys for keys, _ in self._pass), default=0)
             prompt.widen(max(widest, prompt.length) if prompt.static else prompt.length + ROOM)
             if self._cache is None:
                 self._follow(getattr(output, "past_key_values", None))
+
+    def _count(self, prompt: Prompt) -> None:
+        """Add up the rows that this pass changed: layers of one shape at once."""
+        rows, alike = Counter[int](), defaultdict[tuple[int, torch.Size, torch.device], list[Tensor]](list)
+        for number, changed in self._changed:
+            if isinstance(changed, int):
+                rows[number] += changed
+            else:
+                alike[number, changed.shape, changed.device].append(changed)
+        for number, count in rows.items():
+            prompt.edited[number].add_(count)
+        for (number, *_), flags in alike.items():
+            edited = prompt.edited[number]
+            edited.add_(torch.stack(flags).any(-1).sum().to(edited.device))
 
     def _follow(self, cache: Any) -> None:
         """Let go of the prompt's cache for another; state that grows with the text follows its beams."""
@@ -338,10 +348,10 @@ class Fix:
             new = is_sink(hidden, channels.to(hidden.device), threshold)
             before = prompt.sinks.get(layer)
             if not self._prefill and before is not None:  # a column of text
-                before[:, 1].index_copy_(1, prompt.position.to(new.device), new)
+                before.select(1, 1).index_copy_(1, prompt.position.to(new.device), new)
                 return
             start = prompt.length - new.shape[1]
-            new = new & prompt.valid[:, start : prompt.length].to(new.device)
+            new = new * prompt.valid[:, start : prompt.length].to(new.device)
             sinks = new if before is None else torch.cat((before[:, 1, :start], new), dim=1)
             prompt.sinks[layer] = sink_masks(prompt.image[:, : prompt.length].to(sinks.device), sinks)
 
@@ -483,7 +493,8 @@ class Fix:
             active = active & prompt.text.final.to(active.device)
         if self._prefill or not prompt.all_with_image:
             new = torch.where(active[:, None, :, None], new, old)
-        self._changed.append((number, (new != old).any(-1)))
+        changed = new != old
+        self._changed.append((number, changed.any(-1, keepdim=True) if self._prefill else changed))
         return new
 
     def _received_sinks(self, seen: Seen, prompt: Prompt, factor: float, plain: Tensor) -> None:

@@ -38,7 +38,7 @@ class Seen:
     image: Bool[Tensor, "batch key"]  # keys that are image tokens
     before_image: Bool[Tensor, "batch key"]  # keys in front of the first image token (the system prompt)
     rows: Bool[Tensor, "batch query"]  # rows the method may edit in this sample
-    sinks: Bool[Tensor, "batch 3 key"] | None = None  # image, sinks of this layer, image without them (need "sinks")
+    sinks: Float[Tensor, "batch 3 key"] | None = None  # 0 or 1: image, sinks, image without them (need "sinks")
     received: Float[Tensor, "batch heads key"] | None = None  # a key's mean over the prompt's rows (need "received")
     tokens: Int[Tensor, " batch"] | None = None  # how many rows that were (the same)
     marks: Float[Tensor, "batch key"] | None = None  # what `mark_tokens` answered (need "vision")

@@ -195,7 +195,7 @@ class NextToken:
         """Edit the last position's logits of the model's output, in samples that have an image.
 
         `kind` of the pass: the first over a prompt, over a further turn of it, or over one generated token. Returns, by
-        method, in which samples it changed them. Raises `InputError` where the output has no logits to edit.
+        method, where it changed them. Raises `InputError` where the output has no logits to edit.
         """
         logits = getattr(output, "logits", None)  # a plain tuple has none
         if logits is None:
@@ -219,7 +219,7 @@ class NextToken:
             new = method.next_token_logits(row, seen)
             if new is not row:
                 new = torch.where(active, new.to(row.dtype), row)
-                changed.append((number, (new != row).any(-1)))
+                changed.append((number, new != row))
                 row = new
         if row is not plain:
             output.logits = logits.index_put(at, row)

@@ -41,7 +41,7 @@ class Prompt:
     any_with_image: bool
     all_with_image: bool
     any_image: bool  # whether any sample has an image and text behind it
-    sinks: dict[int, Bool[Tensor, "batch 3 columns"]] = field(default_factory=dict)  # by layer: `sink_masks`
+    sinks: dict[int, Float[Tensor, "batch 3 columns"]] = field(default_factory=dict)  # by layer: `sink_masks`
     received: dict[int, Float[Tensor, "batch heads columns"]] = field(default_factory=dict)  # by layer
     tokens: Int[Tensor, " batch"] | None = None  # how many rows these are means of
     vision: Float[Tensor, "batch 2 columns"] | None = None  # what the vision tower's CLS token looks at

@@ -38,7 +38,9 @@ def report_of(number: int, method: Method, prompt: Prompt | None, layers: int) -
     if "sinks" in method.needs:
         acting = set(method.acts_in(layers))
         sinks = {
-            layer: found[:, 1].sum(-1).tolist() for layer, found in sorted(prompt.sinks.items()) if layer in acting
+            layer: found[:, 1].sum(-1).int().tolist()
+            for layer, found in sorted(prompt.sinks.items())
+            if layer in acting
         }
     edited = int(prompt.edited[number])
     note = ""

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, linalg, nn
 from transformers import PretrainedConfig
 
@@ -32,16 +32,17 @@ def published_channels(config: PretrainedConfig) -> tuple[int, ...]:
 
 def is_sink(
     hidden: Float[Tensor, "batch query width"], channels: Int[Tensor, " channels"], threshold: float
-) -> Bool[Tensor, "batch query"]:
-    """Where `max_{d ∈ channels} |x_d| / RMS(x) ≥ threshold`, for the hidden states that enter a layer."""
-    norm = linalg.vector_norm(hidden, dim=-1, dtype=torch.float32)  # RMS · √width
-    peak = linalg.vector_norm(hidden.index_select(-1, channels), math.inf, dim=-1, dtype=torch.float32)
-    return peak >= norm * (threshold / math.sqrt(hidden.shape[-1]))
+) -> Float[Tensor, "batch query"]:
+    """1 where `max_{d ∈ channels} |x_d| / RMS(x) ≥ threshold`, else 0, for the hidden states that enter a layer."""
+    norm = linalg.vector_norm(hidden.float(), dim=-1)  # RMS · √width
+    peak = linalg.vector_norm(hidden.index_select(-1, channels).float(), math.inf, dim=-1)
+    return (peak / norm).ge_(threshold / math.sqrt(hidden.shape[-1]))
 
 
-def sink_masks(image: Bool[Tensor, "batch key"], sinks: Bool[Tensor, "batch key"]) -> Bool[Tensor, "batch 3 key"]:
-    """Which keys are image tokens, which are sinks, and which are image tokens without being sinks."""
-    return torch.stack((image, sinks, image & ~sinks), dim=1)
+def sink_masks(image: Bool[Tensor, "batch key"], sinks: Shaped[Tensor, "batch key"]) -> Float[Tensor, "batch 3 key"]:
+    """Of every key, 1 or 0: is it an image token, is it a sink, is it an image token without being a sink."""
+    inside, sinks = image.float(), sinks.float()
+    return torch.stack((inside, sinks, inside * (1 - sinks)), dim=1)
 
 
 @torch.no_grad()

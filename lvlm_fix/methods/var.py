@@ -55,10 +55,9 @@ class VAR(Method):
     ) -> Float[Tensor, "batch heads query key"]:
         if seen.sinks is None or self.share == 0:
             return weights
-        rows, masks = weights.flatten(1, 2), seen.sinks.to(weights.dtype)
-        sums = (rows[:, None] * masks[:, :, None]).sum(-1, keepdim=True)  # batch 3 rows 1
-        on_image, on_sinks, on_others = sums.unbind(1)
-        _, sinks, others = masks.split(1, 1)  # batch 1 key
+        rows = weights.flatten(1, 2)
+        on_image, on_sinks, on_others = rows.bmm(seen.sinks.mT).split(1, -1)  # batch rows 1
+        _, sinks, others = seen.sinks.split(1, 1)  # batch 1 key
         kept = (on_image >= max(self.image_share, 1e-12)) & (on_others >= max(self.ratio, 1e-12) * on_image)
         moved = on_sinks / on_others * others - sinks  # of a key's weight, at share 1
         return where(kept, addcmul(rows, rows, moved, value=self.share), rows).view_as(weights)
