@@ -54,8 +54,8 @@ class Plan:
     methods: tuple[str, ...] = DEFAULT
     settings: Mapping[str, str] = field(default_factory=dict[str, str])
     batches: tuple[int, ...] = (1,)
-    tokens: int = 16  # decoded behind the first
-    repeats: int = 5  # at batch 1; larger batches take fewer, at least 2
+    tokens: int = 24  # decoded behind the first
+    repeats: int = 4  # at batch 1; larger batches take fewer, at least 2
     compile: bool = False  # a static cache, and a compiled decoding step
 
     def __post_init__(self) -> None:
@@ -81,7 +81,7 @@ class Row:
     again_ratio: tuple[float, float, float]  # another question: what stands in front of the image is known
     no_image_ratio: tuple[float, float, float]  # of that, the pass without image; 0 where there is none
     no_image_share: float  # text tokens of all tokens of the prompt
-    decode_ratio: tuple[float, float, float]
+    decode_ratio: tuple[float, float, float]  # of a round, the median over turns of one token
     tokens_per_second_ratio: tuple[float, float, float]
     peak_mib: float  # weights and the most that tensors took at once, prefill and a few tokens
     memory_ratio: float
@@ -418,7 +418,10 @@ def _row(
 ) -> Row:
     own, plain = [times[name] for times in rounds], [times["none"] for times in rounds]
     prefill, decode = [t.prefill for t in own], [statistics.median(t.steps) for t in own]
-    bare = [statistics.median(t.steps) for t in plain]
+    ratios = [  # turn by turn
+        statistics.median(a / b for a, b in zip(one.steps, other.steps, strict=True))
+        for one, other in zip(own, plain, strict=True)
+    ]
     return Row(
         method=name,
         batch=batch,
@@ -429,8 +432,8 @@ def _row(
         again_ratio=_spread([a.again / b.again for a, b in zip(own, plain, strict=True)]),
         no_image_ratio=_spread([a.no_image / b.again for a, b in zip(own, plain, strict=True)]),
         no_image_share=share,
-        decode_ratio=_spread([a / b for a, b in zip(decode, bare, strict=True)]),
-        tokens_per_second_ratio=_spread([b / a for a, b in zip(decode, bare, strict=True)]),
+        decode_ratio=_spread(ratios),
+        tokens_per_second_ratio=_spread([1 / ratio for ratio in ratios]),
         peak_mib=peaks[name] / 2**20,
         memory_ratio=peaks[name] / peaks["none"],
         rounds=len(rounds),

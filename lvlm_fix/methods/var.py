@@ -59,5 +59,5 @@ class VAR(Method):
         on_image, on_sinks, on_others = rows.bmm(seen.sinks.mT).split(1, -1)  # batch rows 1
         _, sinks, others = seen.sinks.split(1, 1)  # batch 1 key
         kept = (on_image >= max(self.image_share, 1e-12)) & (on_others >= max(self.ratio, 1e-12) * on_image)
-        moved = on_sinks / on_others * others - sinks  # of a key's weight, at share 1
-        return where(kept, addcmul(rows, rows, moved, value=self.share), rows).view_as(weights)
+        lost = addcmul(sinks, on_sinks / on_others, others, value=-1)  # of a key's weight, at share 1
+        return where(kept, addcmul(rows, rows, lost, value=-self.share), rows).view_as(weights)
