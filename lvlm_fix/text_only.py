@@ -16,7 +16,7 @@ from lvlm_fix.families import Family
 __all__ = ["TextOnly"]
 
 Text = tuple[int, ...]
-KNOWN = 128  # texts to remember; at 7B one takes half a MiB in bfloat16
+KNOWN = 128  # texts to remember; at 7B one takes a quarter of a MiB in bfloat16
 
 
 class TextOnly:
