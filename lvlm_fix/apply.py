@@ -105,11 +105,18 @@ class Fix:
             )
         self._next_token = NextToken(methods, model, self.family)
         self._needs = frozenset[str]().union(*(m.needs for m in methods))
+        thresholds = {
+            value for rule, value in (m.sink_rule() for m in methods if "sinks" in m.needs) if rule == "channels"
+        }
+        if len(thresholds) > 1:
+            raise ModelError("two methods with different sink thresholds cannot act at once")
+        self._threshold = next(iter(thresholds), None)
         self._text_only = TextOnly(model, self.family)
         self._tower = Tower(model) if "vision" in self._needs else None
         self._prompt: Prompt | None = None
         self._cache: Any = None
-        self._channels: dict[float, Tensor] = {}
+        self._channels: Tensor | None = None  # where sinks grow massive; None before the first prompt
+        self._entering: dict[int, Tensor] = {}  # of this pass, by layer: the hidden states, until its attention runs
         self._pass: dict[tuple[int, torch.device], tuple[Tensor, Tensor, Tensor]] = {}  # masks by keys and device
         self._changed: list[tuple[int, Tensor | int]] = []  # of this pass: method, rows it changed or where
         self._prefill = self._begins = False  # a pass over several tokens; over the first of a prompt
@@ -138,10 +145,6 @@ class Fix:
             if self._tower is not None:
                 self._tower.attach()
                 self._hooks.append(self.family.decoder.register_forward_pre_hook(self._mark))
-            if self._rules("channels"):
-                for number, layer in enumerate(self.family.layers):
-                    if any("sinks" in m.needs for _, m in self._at[number].every):
-                        self._hooks.append(layer.register_forward_pre_hook(self._find_sinks(number), with_kwargs=True))
         except BaseException:
             self.remove()
             raise
@@ -209,7 +212,7 @@ class Fix:
         ids = self._ids_of(args, kwargs)
         cache = kwargs.get("past_key_values")
         known = cache is not None and cache is self._cache
-        self._pass, self._changed = {}, []
+        self._pass, self._changed, self._entering = {}, [], {}
         if known and self._prompt is not None and ids.shape[1] == 1:  # no look into the cache: no wait for the device
             self._prefill = self._begins = False
             self._prompt.step()
@@ -222,12 +225,17 @@ class Fix:
         if earlier is not None:
             if past < earlier.length and self._next_token:
                 raise InputError("the cache was cut (assisted generation does so); a second branch cannot follow")
+            compares = "no_image" in self._needs or self._next_token.branches
+            if compares and not earlier.any_with_image and image.any():
+                raise InputError("the first image came after a turn without one: pass the whole conversation at once")
             earlier.length = past
         static = cache is not None and cache.is_compileable
         valid = _valid(kwargs.get("attention_mask"), ids)
         self._prompt = Prompt.read(image, valid, earlier, static=static, methods=len(self.methods))
         self._prefill, self._begins, self._ids = True, earlier is None, ids
         self._follow(cache)
+        if self._threshold is not None and self._channels is None:
+            self._find_channels(ids)
         if not self._prompt.any_with_image:
             return
         for number, (scores, chosen) in self._given.items():
@@ -236,8 +244,6 @@ class Fix:
                     continue
                 self._prompt.scores[number, layer] = scores[layer].to(ids.device).expand(len(ids), -1)
                 self._prompt.heads[number, layer] = self._prompt.with_image[:, None] & chosen[layer].to(ids.device)
-        if "sinks" in self._needs:
-            self._prepare_sinks(ids)
         if "no_image" in self._needs and earlier is None:
             before = self._prompt.before_image & self._prompt.with_image[:, None]
             self._prompt.no_image = self._text_only.outputs(ids, self._prompt.valid & ~image, before)
@@ -279,7 +285,7 @@ class Fix:
             prompt.edited[number].add_(count)
         for (number, *_), flags in alike.items():
             edited = prompt.edited[number]
-            edited.add_(torch.stack(flags).any(-1).sum().to(edited.device))
+            edited.add_(torch.stack(flags).view(torch.uint8).amax(-1).sum().to(edited.device))  # `any`, faster
 
     def _follow(self, cache: Any) -> None:
         """Let go of the prompt's cache for another; state that grows with the text follows its beams."""
@@ -319,43 +325,38 @@ class Fix:
 
     # sinks --------------------------------------------------------------------------------------------------
 
-    def _rules(self, rule: str) -> list[float]:
-        """The thresholds asked for under a sink rule."""
-        return [m.sink_rule()[1] for m in self.methods if "sinks" in m.needs and m.sink_rule()[0] == rule]
+    def _find_channels(self, ids: Tensor) -> None:
+        """The channels of this model, as published or else of the first tokens of these prompts, and hooks for them."""
+        assert self._prompt is not None and self._threshold is not None
+        first = ids[torch.arange(len(ids)), self._prompt.valid[:, -ids.shape[1] :].int().argmax(-1)][:, None]
+        prompt, self._prompt = self._prompt, None  # the discovery pass is not to be edited
+        found = published_channels(self.family.decoder.config) or discover_channels(self.family, first, self._threshold)
+        self._prompt, self._channels = prompt, torch.tensor(found, device=ids.device, dtype=torch.long)
+        for number, layer in enumerate(self.family.layers if found else ()):
+            if any("sinks" in m.needs for _, m in self._at[number].every):
+                self._hooks.append(layer.register_forward_pre_hook(self._keep(number), with_kwargs=True))
 
-    def _prepare_sinks(self, ids: Tensor) -> None:
-        assert self._prompt is not None
-        for threshold in self._rules("channels"):
-            if threshold not in self._channels:
-                first = ids[torch.arange(len(ids)), self._prompt.valid[:, -ids.shape[1] :].int().argmax(-1)][:, None]
-                config, prompt = self.family.decoder.config, self._prompt
-                self._prompt = None  # the discovery pass is not to be edited
-                found = published_channels(config) or discover_channels(self.family, first, threshold)
-                self._prompt = prompt
-                self._channels[threshold] = torch.tensor(found, device=ids.device, dtype=torch.long)
-
-    def _find_sinks(self, layer: int) -> Any:
-        """A pre-hook that marks the sinks among the positions entering `layer`."""
-        (threshold, *others) = self._rules("channels")
-        if any(other != threshold for other in others):
-            raise ModelError("two methods with different sink thresholds cannot act at once")
+    def _keep(self, layer: int) -> Any:
+        """A pre-hook that keeps what enters `layer` until its attention looks for sinks in it."""
 
         def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            prompt, channels = self._prompt, self._channels.get(threshold)
-            if self._text_only.running or prompt is None or channels is None or not len(channels):
-                return
-            hidden = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
-            new = is_sink(hidden, channels.to(hidden.device), threshold)
-            before = prompt.sinks.get(layer)
-            if not self._prefill and before is not None:  # a column of text
-                before.select(1, 1).index_copy_(1, prompt.position.to(new.device), new)
-                return
-            start = prompt.length - new.shape[1]
-            new = new * prompt.valid[:, start : prompt.length].to(new.device)
-            sinks = new if before is None else torch.cat((before[:, 1, :start], new), dim=1)
-            prompt.sinks[layer] = sink_masks(prompt.image[:, : prompt.length].to(sinks.device), sinks)
+            if self._prompt is not None and not self._text_only.running:
+                self._entering[layer] = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
 
         return hook
+
+    def _mark_sinks(self, layer: int, prompt: Prompt, hidden: Tensor) -> None:
+        """Mark the sinks among the positions that entered `layer`."""
+        assert self._threshold is not None and self._channels is not None
+        new = is_sink(hidden, self._channels.to(hidden.device), self._threshold)
+        before = prompt.sinks.get(layer)
+        if not self._prefill and before is not None:  # a column of text
+            before.select(1, 1).index_copy_(1, prompt.position.to(new.device), new)
+            return
+        start = prompt.length - new.shape[1]
+        new = new * prompt.valid[:, start : prompt.length].to(new.device)
+        sinks = new if before is None else torch.cat((before[:, 1, :start], new), dim=1)
+        prompt.sinks[layer] = sink_masks(prompt.image[:, : prompt.length].to(sinks.device), sinks)
 
     # attention ----------------------------------------------------------------------------------------------
 
@@ -363,11 +364,20 @@ class Fix:
         """The registered attention function: the wrapped implementation, then the edits of this layer."""
         layer: int = module.layer_idx  # type: ignore[assignment]
         acting, prompt = self._at[layer], self._prompt
-        if self._text_only.running or not acting.every or prompt is None or not prompt.any_image:
-            output, weights = plain(module, *args, **kwargs)  # batch query heads dim
-            if self._text_only.running and acting.every:
-                self._text_only.record(layer, output)
-            return output, weights
+        if prompt is not None and (hidden := self._entering.pop(layer, None)) is not None:
+            self._mark_sinks(layer, prompt, hidden)
+        if acting.every and prompt is not None and prompt.any_image and not self._text_only.running:
+            return self._edit(plain, module, layer, prompt, *args, **kwargs)
+        output, weights = plain(module, *args, **kwargs)  # batch query heads dim
+        if acting.every and self._text_only.running:
+            self._text_only.record(layer, output)
+        return output, weights
+
+    def _edit(
+        self, plain: Attend, module: nn.Module, layer: int, prompt: Prompt, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor | None]:
+        """The attention of a layer in which something acts."""
+        acting = self._at[layer]
         query, key, value, *rest = args
         mask = rest[0] if rest else kwargs.get("attention_mask")
         seen = self._seen(layer, key.shape[2], query.device)

@@ -52,8 +52,11 @@ def _implementation(module: nn.Module, name: str) -> Attend:
 def row_options(module: nn.Module, kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """What `row_logits` needs to know of one call of the attention interface: scale, cap, window, direction."""
     causal = kwargs.get("is_causal")
-    return {name: kwargs.get(name) for name in ("scaling", "softcap", "sliding_window")} | {
-        "causal": getattr(module, "is_causal", True) if causal is None else causal
+    return {
+        "scaling": kwargs.get("scaling"),
+        "softcap": kwargs.get("softcap"),
+        "sliding_window": kwargs.get("sliding_window"),
+        "causal": getattr(module, "is_causal", True) if causal is None else causal,
     }
 
 

@@ -125,17 +125,17 @@ class _Clock(StoppingCriteria):
 class Literal(Fix):
     """The same edits with the full map of every row, as research code computes them; wants eager attention."""
 
-    def attend(
-        self, plain: Callable[..., Any], module: nn.Module, *args: Any, **kwargs: Any
+    def _edit(
+        self, plain: Callable[..., Any], module: nn.Module, layer: int, prompt: Prompt, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor | None]:
-        prompt, acting = self._prompt, self._at[module.__dict__["layer_idx"]]
-        if self._text_only.running or prompt is None or not prompt.any_image or not (acting.logits or acting.weights):
-            return super().attend(plain, module, *args, **kwargs)
+        acting = self._at[layer]
+        if not (acting.logits or acting.weights):
+            return super()._edit(plain, module, layer, prompt, *args, **kwargs)
         query, key, value, mask = args[:4]
         groups = query.shape[1] // key.shape[1]
         keys, values = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
         logits = query @ keys.transpose(2, 3) * kwargs["scaling"] + mask[..., : keys.shape[2]]
-        seen = self._seen(module.__dict__["layer_idx"], key.shape[2], query.device)
+        seen = self._seen(layer, key.shape[2], query.device)
         for number, method in acting.logits:
             new = method.attention_logits(logits, self._for(seen, prompt, number))
             logits = self._accept_rows(number, method, logits, new, prompt, seen)

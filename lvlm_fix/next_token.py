@@ -141,7 +141,7 @@ class NextToken:
         here = "next_token_logits"
         self._acting = [(i, method) for i, method in enumerate(methods) if here in method.edits()]
         views = {i: view for i, method in self._acting if (view := method.second_view()) is not None}
-        self._branches = {view: Branch(view, model) for view in set(views.values())}
+        self.branches = {view: Branch(view, model) for view in set(views.values())}
         self._views = views
         early = {i: layers for i, method in self._acting if (layers := method.early_layers(self._depth))}
         self._early = {i: EarlyLayers(layers, model, family) for i, layers in early.items()}
@@ -160,7 +160,7 @@ class NextToken:
         """Watch the early layers, and `get_image_features` where pixels are needed: `generate` passes only features."""
         self._hooks = [hook for early in self._early.values() for hook in early.hooks()]
         base: Any = self._model.base_model
-        if not any(view.from_pixels for view in self._branches) or (plain := getattr(base, ENCODE, None)) is None:
+        if not any(view.from_pixels for view in self.branches) or (plain := getattr(base, ENCODE, None)) is None:
             return
 
         @functools.wraps(plain)
@@ -186,7 +186,7 @@ class NextToken:
 
     def reorder(self, index: Int[Tensor, " batch"]) -> None:
         """Follow the beams."""
-        for branch in self._branches.values():
+        for branch in self.branches.values():
             branch.reorder(index)
 
     def edit(
@@ -207,7 +207,7 @@ class NextToken:
         # first, as branches pass the early layers too
         early = {i: read.read(plain, inputs.valid, check=inputs.first) for i, read in self._early.items()}
         encoded = self._encoded  # the branches encode images too
-        others = {view: branch.advance(inputs).to(plain.device) for view, branch in self._branches.items()}
+        others = {view: branch.advance(inputs).to(plain.device) for view, branch in self.branches.items()}
         self._encoded = encoded
         active = prompt.with_image.to(row.device)[:, None]
         seen = Seen(self._depth, self._depth, kind != "token", inputs.image, inputs.image, inputs.valid)

@@ -159,11 +159,33 @@ def test_a_further_turn_equals_one_pass_over_all(method: lf.Method) -> None:
     torch.testing.assert_close(turn, whole, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("method", "compares"), [("vhr", True), ("pai", True), ("vaf", False), (lf.VAR(threshold=1.4, ratio=0.1), False)]
+)
+@torch.no_grad()
+def test_the_first_image_in_a_further_turn(method: str | lf.Method, compares: bool) -> None:
+    model, inputs = miniature("llava", samples=1)
+    text, photo = torch.randint(2, 80, (1, 5)), {"pixel_values": inputs["pixel_values"]}
+    ids = torch.cat((text, inputs["input_ids"]), dim=1)
+    with lf.fix(model, method) as handle:
+        cache = model(input_ids=text, use_cache=True).past_key_values
+        if compares:  # with a pass of its own, which would have to begin with the earlier text
+            for _ in range(2):
+                with pytest.raises(lf.InputError, match="the whole conversation at once"):
+                    model(input_ids=inputs["input_ids"], past_key_values=cache, **photo)
+        else:
+            turn = model(input_ids=inputs["input_ids"], past_key_values=cache, **photo).logits[:, -1]
+        whole = model(input_ids=ids, **photo).logits[:, -1]
+        assert handle.report()[0].rows_edited
+    if not compares:
+        torch.testing.assert_close(turn, whole, atol=1e-5, rtol=1e-5)
+
+
 def test_equal_views_share_one_branch() -> None:
     model, inputs = miniature("llava")
     with lf.fix(model, "pai+m3id") as handle:
         model.generate(**inputs, **GREEDY)
-        assert len(handle._next_token._branches) == 1
+        assert len(handle._next_token.branches) == 1
         assert all(report.rows_edited for report in handle.report())
 
 

@@ -56,8 +56,8 @@ class VAR(Method):
         if seen.sinks is None or self.share == 0:
             return weights
         rows = weights.flatten(1, 2)
-        on_image, on_sinks, on_others = rows.bmm(seen.sinks.mT).split(1, -1)  # batch rows 1
-        _, sinks, others = seen.sinks.split(1, 1)  # batch 1 key
+        on_image, on_sinks, on_others = rows.bmm(seen.sinks.mT).unsqueeze(-1).unbind(2)  # batch rows 1
+        _, sinks, others = seen.sinks.unsqueeze(2).unbind(1)  # batch 1 key
         kept = (on_image >= max(self.image_share, 1e-12)) & (on_others >= max(self.ratio, 1e-12) * on_image)
         lost = addcmul(sinks, on_sinks / on_others, others, value=-1)  # of a key's weight, at share 1
         return where(kept, addcmul(rows, rows, lost, value=-self.share), rows).view_as(weights)
