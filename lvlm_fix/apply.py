@@ -8,7 +8,8 @@ on the decoder layers; and `reorder_cache` of the prompt's cache, to follow the 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, cast
@@ -246,7 +247,18 @@ class Fix:
                 self._prompt.heads[number, layer] = self._prompt.with_image[:, None] & chosen[layer].to(ids.device)
         if "no_image" in self._needs and earlier is None:
             before = self._prompt.before_image & self._prompt.with_image[:, None]
-            self._prompt.no_image = self._text_only.outputs(ids, self._prompt.valid & ~image, before)
+            with self._unedited() as prompt:
+                prompt.no_image = self._text_only.outputs(ids, prompt.valid & ~image, before)
+
+    @contextmanager
+    def _unedited(self) -> Generator[Prompt]:
+        """Passes in which nothing acts, in the midst of a prompt: as if there were none."""
+        prompt, self._prompt = self._prompt, None
+        assert prompt is not None
+        try:
+            yield prompt
+        finally:
+            self._prompt = prompt
 
     @torch.no_grad()
     def _end(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
@@ -260,16 +272,12 @@ class Fix:
         if self.family.runs is not self.model:
             args, kwargs = (), kwargs | {"input_ids": self._ids_of(args, kwargs)}
         if self._next_token and prompt.any_with_image:
-            self._prompt = None  # a second branch is not to be edited
-            try:
-                kind = "prompt" if self._begins else "turn" if self._prefill else "token"
+            kind = "prompt" if self._begins else "turn" if self._prefill else "token"
+            with self._unedited():
                 self._changed += self._next_token.edit(output, args, kwargs, prompt, kind)
-            finally:
-                self._prompt = prompt
         self._count(prompt)
         if self._prefill:
-            widest = max((keys for keys, _ in self._pass), default=0)
-            prompt.widen(max(widest, prompt.length) if prompt.static else prompt.length + ROOM)
+            prompt.widen(max(prompt.widest, prompt.length) if prompt.static else prompt.length + ROOM)
             if self._cache is None:
                 self._follow(getattr(output, "past_key_values", None))
 
@@ -307,7 +315,7 @@ class Fix:
     def _mark(self, *_: Any) -> None:
         """Before the decoder of a prefill: what the vision tower looked at becomes marks of image tokens."""
         prompt, tower = self._prompt, self._tower
-        if tower is None or prompt is None or self._text_only.running or not self._prefill:
+        if tower is None or prompt is None or not self._prefill:
             return
         start = prompt.length - self._ids.shape[1]
         new = prompt.image[:, start:]
@@ -327,11 +335,12 @@ class Fix:
 
     def _find_channels(self, ids: Tensor) -> None:
         """The channels of this model, as published or else of the first tokens of these prompts, and hooks for them."""
-        assert self._prompt is not None and self._threshold is not None
-        first = ids[torch.arange(len(ids)), self._prompt.valid[:, -ids.shape[1] :].int().argmax(-1)][:, None]
-        prompt, self._prompt = self._prompt, None  # the discovery pass is not to be edited
-        found = published_channels(self.family.decoder.config) or discover_channels(self.family, first, self._threshold)
-        self._prompt, self._channels = prompt, torch.tensor(found, device=ids.device, dtype=torch.long)
+        assert self._threshold is not None
+        with self._unedited() as prompt:
+            first = ids[torch.arange(len(ids)), prompt.valid[:, -ids.shape[1] :].int().argmax(-1)][:, None]
+            config = self.family.decoder.config
+            found = published_channels(config) or discover_channels(self.family, first, self._threshold)
+        self._channels = torch.tensor(found, device=ids.device, dtype=torch.long)
         for number, layer in enumerate(self.family.layers if found else ()):
             if any("sinks" in m.needs for _, m in self._at[number].every):
                 self._hooks.append(layer.register_forward_pre_hook(self._keep(number), with_kwargs=True))
@@ -340,7 +349,7 @@ class Fix:
         """A pre-hook that keeps what enters `layer` until its attention looks for sinks in it."""
 
         def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            if self._prompt is not None and not self._text_only.running:
+            if self._prompt is not None:
                 self._entering[layer] = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
 
         return hook
@@ -366,10 +375,10 @@ class Fix:
         acting, prompt = self._at[layer], self._prompt
         if prompt is not None and (hidden := self._entering.pop(layer, None)) is not None:
             self._mark_sinks(layer, prompt, hidden)
-        if acting.every and prompt is not None and prompt.any_image and not self._text_only.running:
+        if acting.every and prompt is not None and prompt.any_image:
             return self._edit(plain, module, layer, prompt, *args, **kwargs)
         output, weights = plain(module, *args, **kwargs)  # batch query heads dim
-        if acting.every and self._text_only.running:
+        if acting.every:
             self._text_only.record(layer, output)
         return output, weights
 
@@ -380,6 +389,9 @@ class Fix:
         acting = self._at[layer]
         query, key, value, *rest = args
         mask = rest[0] if rest else kwargs.get("attention_mask")
+        if self._prefill and prompt.static:  # behind the prompt there are empty places, and there may be no mask
+            prompt.widest = max(prompt.widest, key.shape[2])
+            key, value = key[:, :, : prompt.length], value[:, :, : prompt.length]
         seen = self._seen(layer, key.shape[2], query.device)
         before = after = None
         if acting.logits or acting.weights or (self._prefill and acting.keep):

@@ -41,6 +41,7 @@ class Prompt:
     any_with_image: bool
     all_with_image: bool
     any_image: bool  # whether any sample has an image and text behind it
+    widest: int = 0  # columns of a static cache
     sinks: dict[int, Float[Tensor, "batch 3 columns"]] = field(default_factory=dict)  # by layer: `sink_masks`
     received: dict[int, Float[Tensor, "batch heads columns"]] = field(default_factory=dict)  # by layer
     tokens: Int[Tensor, " batch"] | None = None  # how many rows these are means of

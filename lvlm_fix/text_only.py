@@ -35,16 +35,11 @@ class TextOnly:
         self._prefixes: dict[Text, list[tuple[Tensor, Tensor]]] = {}  # by text and layer: keys and values
         self._of = 0  # version of the weights that these were computed with
 
-    @property
-    def running(self) -> bool:
-        """Whether the pass is running: nothing else is to act in it."""
-        return self._passing is not None
-
     def record(self, layer: int, output: Float[Tensor, "batch query heads dim"]) -> None:
-        """Keep the last position of a layer that the running pass went through."""
-        assert self._passing is not None
-        last = self._last.to(output.device)
-        self._passing[layer] = output[torch.arange(len(last), device=last.device), last]
+        """Keep the last position of a layer that the pass goes through; outside of the pass, nothing."""
+        if self._passing is not None:
+            last = self._last.to(output.device)
+            self._passing[layer] = output[torch.arange(len(last), device=last.device), last]
 
     def outputs(
         self, ids: Int[Tensor, "batch query"], keep: Bool[Tensor, "batch query"], before: Bool[Tensor, "batch query"]

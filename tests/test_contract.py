@@ -13,7 +13,7 @@ import torch
 from cases import CASES
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import flex_attention
-from transformers import PreTrainedModel, TextIteratorStreamer
+from transformers import DynamicCache, PreTrainedModel, StaticCache, TextIteratorStreamer
 
 import lvlm_fix as lf
 from lvlm_fix.families.miniature import IMAGE, inputs_for, miniature, sample
@@ -325,13 +325,33 @@ def test_attention_weights_that_are_asked_for_are_those_that_acted() -> None:
     assert not any(torch.equal(a[0][:, :, -1], b[0][:, :, -1]) for a, b in zip(found, plain, strict=True))
 
 
+@pytest.mark.parametrize(
+    ("family", "case"), [*(("llava", case) for case in CASES), *((f, "var+vhr") for f in FAMILIES[1:])]
+)
+@pytest.mark.parametrize("padded", [True, False])
+def test_a_static_cache_gives_the_same(family: str, case: str, padded: bool) -> None:
+    model, inputs, _, _ = built(family)
+    inputs = inputs if padded else sample(inputs, 0)
+    options = GREEDY | {"output_logits": True, "return_dict_in_generate": True}
+    with lf.fix(model, CASES[case][1]) as handle:
+        wanted, edited = model.generate(**inputs, **options), [report.rows_edited for report in handle.report()]
+        found = model.generate(**inputs, **options, cache_implementation="static", disable_compile=True)
+        assert [report.rows_edited for report in handle.report()] == edited
+    torch.testing.assert_close(found.logits, wanted.logits, atol=1e-5, rtol=1e-5)
+
+
 @both
-def test_a_static_cache_gives_the_same_text(case: str) -> None:
-    model, inputs, _, _ = built("llava")
-    with lf.fix(model, CASES[case][1]):
-        wanted = model.generate(**inputs, **GREEDY)
-        found = model.generate(**inputs, **GREEDY, cache_implementation="static", disable_compile=True)
-    assert torch.equal(found, wanted)
+def test_a_further_turn_in_a_static_cache_gives_the_same(case: str) -> None:
+    model, inputs = miniature("llava", samples=1)
+    config, more = model.config.get_text_config(), torch.randint(2, 80, (1, 4))
+    options, turns = GREEDY | {"output_logits": True, "return_dict_in_generate": True}, []
+    for cache in (DynamicCache(config=config), StaticCache(config=config, max_cache_len=80)):
+        with lf.fix(model, CASES[case][1]):
+            text = model.generate(**inputs, past_key_values=cache, disable_compile=True, **options).sequences
+            ids = torch.cat((text, more), dim=1)
+            longer = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+            turns.append(model.generate(**longer, past_key_values=cache, disable_compile=True, **options).logits)
+    torch.testing.assert_close(*turns, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
