@@ -373,8 +373,11 @@ class Fix:
         """The registered attention function: the wrapped implementation, then the edits of this layer."""
         layer: int = module.layer_idx  # type: ignore[assignment]
         acting, prompt = self._at[layer], self._prompt
-        if prompt is not None and (hidden := self._entering.pop(layer, None)) is not None:
-            self._mark_sinks(layer, prompt, hidden)
+        if prompt is not None:
+            if self._prefill and prompt.static:
+                prompt.widest = max(prompt.widest, args[1].shape[2])
+            if (hidden := self._entering.pop(layer, None)) is not None:
+                self._mark_sinks(layer, prompt, hidden)
         if acting.every and prompt is not None and prompt.any_image:
             return self._edit(plain, module, layer, prompt, *args, **kwargs)
         output, weights = plain(module, *args, **kwargs)  # batch query heads dim
@@ -390,7 +393,6 @@ class Fix:
         query, key, value, *rest = args
         mask = rest[0] if rest else kwargs.get("attention_mask")
         if self._prefill and prompt.static:  # behind the prompt there are empty places, and there may be no mask
-            prompt.widest = max(prompt.widest, key.shape[2])
             key, value = key[:, :, : prompt.length], value[:, :, : prompt.length]
         seen = self._seen(layer, key.shape[2], query.device)
         before = after = None

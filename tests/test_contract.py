@@ -42,9 +42,9 @@ def built(family: str) -> tuple[PreTrainedModel, dict[str, Tensor], Tensor, Tens
         return model, inputs, model(**inputs).logits, model.generate(**inputs, **GREEDY)
 
 
-def steps_of(model: PreTrainedModel, inputs: dict[str, Tensor]) -> tuple[Tensor, ...]:
+def steps_of(model: PreTrainedModel, inputs: dict[str, Tensor], **options: Any) -> tuple[Tensor, ...]:
     """The logits of every token of a greedy text."""
-    return model.generate(**inputs, **GREEDY, output_logits=True, return_dict_in_generate=True).logits
+    return model.generate(**inputs, **GREEDY, **options, output_logits=True, return_dict_in_generate=True).logits
 
 
 def hooks_of(model: nn.Module) -> list[int]:
@@ -332,25 +332,23 @@ def test_attention_weights_that_are_asked_for_are_those_that_acted() -> None:
 def test_a_static_cache_gives_the_same(family: str, case: str, padded: bool) -> None:
     model, inputs, _, _ = built(family)
     inputs = inputs if padded else sample(inputs, 0)
-    options = GREEDY | {"output_logits": True, "return_dict_in_generate": True}
     with lf.fix(model, CASES[case][1]) as handle:
-        wanted, edited = model.generate(**inputs, **options), [report.rows_edited for report in handle.report()]
-        found = model.generate(**inputs, **options, cache_implementation="static", disable_compile=True)
+        wanted, edited = steps_of(model, inputs), [report.rows_edited for report in handle.report()]
+        found = steps_of(model, inputs, cache_implementation="static", disable_compile=True)
         assert [report.rows_edited for report in handle.report()] == edited
-    torch.testing.assert_close(found.logits, wanted.logits, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
 
 
 @both
 def test_a_further_turn_in_a_static_cache_gives_the_same(case: str) -> None:
     model, inputs = miniature("llava", samples=1)
-    config, more = model.config.get_text_config(), torch.randint(2, 80, (1, 4))
-    options, turns = GREEDY | {"output_logits": True, "return_dict_in_generate": True}, []
+    config, more, turns = model.config.get_text_config(), torch.randint(2, 80, (1, 4)), []
     for cache in (DynamicCache(config=config), StaticCache(config=config, max_cache_len=80)):
         with lf.fix(model, CASES[case][1]):
-            text = model.generate(**inputs, past_key_values=cache, disable_compile=True, **options).sequences
+            text = model.generate(**inputs, past_key_values=cache, disable_compile=True, **GREEDY)
             ids = torch.cat((text, more), dim=1)
             longer = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-            turns.append(model.generate(**longer, past_key_values=cache, disable_compile=True, **options).logits)
+            turns.append(steps_of(model, longer, past_key_values=cache, disable_compile=True))
     torch.testing.assert_close(*turns, atol=1e-5, rtol=1e-5)
 
 
@@ -362,7 +360,11 @@ def test_text_alone_passes_untouched_and_is_reported(family: str, case: str) -> 
     ids = torch.randint(2, 80, (2, 7))
     with torch.no_grad():
         plain = model(input_ids=ids).logits
+        text = model.generate(input_ids=ids, **GREEDY)
         with lf.fix(model, CASES[case][1]) as handle:
+            static = {"cache_implementation": "static", "disable_compile": True}
+            assert torch.equal(model.generate(input_ids=ids, **GREEDY), text)
+            assert torch.equal(model.generate(input_ids=ids, **GREEDY, **static), text)
             assert torch.equal(model(input_ids=ids).logits, plain)
             assert all("no image" in report.note for report in handle.report())
 
