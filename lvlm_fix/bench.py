@@ -38,7 +38,7 @@ from lvlm_fix.prompt import Prompt
 
 __all__ = ["DEFAULT", "Plan", "Row", "bench", "check_name", "lengths", "machine", "steps"]
 
-DEFAULT = ("vhr", "var", "var+vhr", "pai", "literal:vhr", "literal:var", "literal:var+vhr", "vcd")
+DEFAULT = ("vhr", "var", "var+vhr", "pai", "literal:var+vhr", "vcd")
 LITERAL, MITIGV, CHECKPOINT = "literal:", "mitigv:", "checkpoint:"
 # the attention part alone; its refinement of the next token is a second branch, which vcd stands for
 ATTENTION = {"pai.contrast": "1"}
@@ -55,7 +55,7 @@ class Plan:
     settings: Mapping[str, str] = field(default_factory=dict[str, str])
     batches: tuple[int, ...] = (1,)
     tokens: int = 24  # decoded behind the first
-    repeats: int = 4  # at batch 1; larger batches take fewer, at least 2
+    repeats: int = 2  # at batch 1; larger batches take half as many, at least 2
     compile: bool = False  # a static cache, and a compiled decoding step
 
     def __post_init__(self) -> None:

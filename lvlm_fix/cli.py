@@ -198,7 +198,7 @@ def bench(
     set_: Annotated[list[str] | None, typer.Option("--set", help="method.setting=value, may be repeated")] = None,
     batch: Annotated[str, typer.Option(help="batch sizes, as 1,4,16")] = "1",
     tokens: Annotated[int, typer.Option(help="decoded behind the first one")] = 24,
-    repeats: Annotated[int, typer.Option(help="rounds at batch 1; half as many, at least 2, at others")] = 4,
+    repeats: Annotated[int, typer.Option(help="rounds at batch 1; half as many, at least 2, at others")] = 2,
     image_tokens: Annotated[
         str | None, typer.Option(help="a table of extra memory over lengths instead, as 576,1152,2880")
     ] = None,

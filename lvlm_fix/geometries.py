@@ -39,6 +39,19 @@ def _llava(vision: dict[str, Any], text: dict[str, Any], threshold: float = 3.0)
     return Geometry(config, image, lambda count: {"pixel_values": torch.randn(count, 3, 336, 336)}, threshold)
 
 
+def _llava_15(part: int) -> Geometry:
+    """LLaVA-1.5-7B; layers, widths, heads and vocabulary divided by `part`, head dimension and image tokens kept."""
+    vision = {
+        "hidden_size": 1024 // part, "intermediate_size": 4096 // part, "num_hidden_layers": 24 // part,
+        "num_attention_heads": 16 // part,
+    }  # fmt: skip
+    text = {
+        "hidden_size": 4096 // part, "intermediate_size": 11008 // part, "num_hidden_layers": 32 // part,
+        "num_attention_heads": 32 // part, "num_key_value_heads": 32 // part, "vocab_size": 32064 // part,
+    }  # fmt: skip
+    return _llava(vision, text)
+
+
 def _qwen() -> Geometry:
     text = {
         "hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28, "num_attention_heads": 28,
@@ -63,16 +76,8 @@ def _qwen() -> Geometry:
 
 TOKENS = 576  # of one image, in all geometries
 GEOMETRIES: dict[str, Callable[[], Geometry]] = {
-    "llava-1.5-7b": lambda: _llava(
-        {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16},
-        {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32,
-         "vocab_size": 32064},
-    ),
-    "llava-1.5-7b-scaled": lambda: _llava(
-        {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 4, "num_attention_heads": 4},
-        {"hidden_size": 1280, "intermediate_size": 3456, "num_hidden_layers": 16, "num_attention_heads": 10,
-         "num_key_value_heads": 10, "vocab_size": 8064},
-    ),
+    "llava-1.5-7b": lambda: _llava_15(1),
+    "llava-1.5-7b-scaled": lambda: _llava_15(2),
     "qwen2.5-vl-7b": _qwen,
     "smallest": lambda: _llava(
         {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2},
