@@ -23,7 +23,7 @@ from transformers import PreTrainedModel
 
 from lvlm_fix.attention import PREFIX, SITE, Attend, register, row_logits, row_options, weigh
 from lvlm_fix.errors import InputError, ModelError, SettingError
-from lvlm_fix.families import Family, family_of
+from lvlm_fix.families import Family, entering, family_of
 from lvlm_fix.method import Method, Seen
 from lvlm_fix.methods import resolve
 from lvlm_fix.next_token import NextToken
@@ -350,7 +350,7 @@ class Fix:
 
         def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             if self._prompt is not None:
-                self._entering[layer] = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
+                self._entering[layer] = entering(args, kwargs)
 
         return hook
 

@@ -20,7 +20,7 @@ from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 from lvlm_fix.errors import InputError, ModelError
-from lvlm_fix.families import Family
+from lvlm_fix.families import Family, entering
 from lvlm_fix.method import Method, Seen
 from lvlm_fix.prompt import Prompt
 from lvlm_fix.views import Inputs, View
@@ -63,9 +63,10 @@ class Branch:
     def advance(self, inputs: Inputs) -> Float[Tensor, "batch vocabulary"]:
         """The branch's logits of the next token, after the same tokens as the main pass."""
         new = self.view.of(inputs)
-        if inputs.first or self._mask is None:
+        if inputs.first:
             self._cache, self._mask, self._padded = None, new.valid, not bool(new.valid.all())
         else:
+            assert self._mask is not None
             self._mask = torch.cat((self._mask, new.valid), dim=1)
         mask, positions = self._mask.long(), new.positions
         if self.view.counted:
@@ -109,7 +110,7 @@ class EarlyLayers:
 
     def _enter(self, layer: int) -> Any:
         def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            self._found[layer] = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
+            self._found[layer] = entering(args, kwargs)
 
         return hook
 
@@ -148,9 +149,8 @@ class NextToken:
         self._step = 0
         self._hooks: list[RemovableHandle] = []
         self._replaced: list[Any] = []  # while attached to it, the model's own `get_image_features`, if it had one
-        self._encoded: tuple[Any, dict[str, Any], int] | None = (
-            None  # image features, what they came from, their number
-        )
+        # image features, what they came from, their number
+        self._encoded: tuple[Any, dict[str, Any], int] | None = None
         self._names = tuple(inspect.signature(model.forward).parameters)
 
     def __bool__(self) -> bool:

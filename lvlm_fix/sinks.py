@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, linalg, nn
 from transformers import PretrainedConfig
 
-from lvlm_fix.families import Family
+from lvlm_fix.families import Family, entering
 
 __all__ = ["discover_channels", "is_sink", "published_channels", "sink_masks"]
 
@@ -52,10 +52,10 @@ def discover_channels(family: Family, first: Int[Tensor, "batch 1"], threshold: 
     `first` holds the first token of a few prompts; a first token sees only itself, so one token is enough. Ours: no
     rule is published. Empty for a model without massive channels.
     """
-    entering: list[Tensor] = []
+    entered: list[Tensor] = []
 
     def keep(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        entering.append(kwargs["hidden_states"] if "hidden_states" in kwargs else args[0])
+        entered.append(entering(args, kwargs))
 
     hooks = [layer.register_forward_pre_hook(keep, with_kwargs=True) for layer in family.layers]
     try:
@@ -64,8 +64,8 @@ def discover_channels(family: Family, first: Int[Tensor, "batch 1"], threshold: 
     finally:
         for hook in hooks:
             hook.remove()
-    quarter = len(entering) // 4
-    middle = torch.stack([hidden[:, 0].float().cpu() for hidden in entering[quarter : len(entering) - quarter]])
+    quarter = len(entered) // 4
+    middle = torch.stack([hidden[:, 0].float().cpu() for hidden in entered[quarter : len(entered) - quarter]])
     ratio = middle.abs() / middle.square().mean(-1, keepdim=True).sqrt()  # layers batch width
     often = (ratio > threshold).float().mean((0, 1)) > 0.5
     return tuple(often.nonzero().flatten().tolist())

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from lvlm_fix.errors import ModelError
 
-__all__ = ["Family", "family_of"]
+__all__ = ["Family", "entering", "family_of"]
 
 CROSS = "its image is seen through cross-attention layers, no key of its decoder is an image token"
 REFUSED = {"idefics": CROSS, "mllama": CROSS}  # by model type: families whose configuration does not tell
@@ -72,3 +74,8 @@ def family_of(model: PreTrainedModel) -> Family:
     runs = model.get_submodule("language_model") if config.model_type in INNER else model
     assert isinstance(runs, PreTrainedModel)
     return Family(config.model_type, image_tokens, decoder, keys[0], layers, attentions, both_ways, runs)
+
+
+def entering(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor:
+    """The hidden states that a decoder layer is called with: batch query width."""
+    return kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]

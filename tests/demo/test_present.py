@@ -119,11 +119,17 @@ def idle(engine: Engine) -> bool:
 def test_a_text_ends_when_stopped_left_or_not_listened_to(
     way: str, photos: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lvlm_demo.engine.PATIENCE", 0.5 if way == "sleep" else 1e9)
+    written = list[int]()
+
+    def count(ids: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+        written.append(ids.shape[1])
+        return logits
+
+    options = {"min_new_tokens": 256, "logits_processor": [count]}
+    monkeypatch.setattr("lvlm_demo.engine.OPTIONS", options)
+    monkeypatch.setattr("lvlm_demo.engine.PATIENCE", 1e9)
     engine, stop = Engine(), threading.Event()
     asked = Asked(photos[0], DESCRIBE, tokens=256)
-    options = {"min_new_tokens": 256}
-    monkeypatch.setattr("lvlm_demo.engine.OPTIONS", options)
     writing = engine.write(asked, engine.check(asked), stop)
     while not next(writing):
         pass
@@ -132,7 +138,10 @@ def test_a_text_ends_when_stopped_left_or_not_listened_to(
         stop.set()
     elif way == "leave":
         writing.close()
+    else:
+        monkeypatch.setattr("lvlm_demo.engine.PATIENCE", 0.05)
     assert idle(engine)
+    assert 0 < len(written) < 250
     if way == "stop":
         with pytest.raises(StopIteration) as end:
             while True:
