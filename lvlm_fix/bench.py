@@ -184,16 +184,24 @@ def steps(plan: Plan) -> int:
     return sum((1 + plan.rounds(batch)) * (1 + len(plan.methods)) for batch in plan.batches)
 
 
-def lengths(subject: Subject, plan: Plan, tokens: Sequence[int]) -> list[dict[str, Any]]:
-    """Memory that each method takes beyond the unmodified model, by image tokens (multiples of 576)."""
-    rows = []
+def lengths(
+    subject: Subject, plan: Plan, tokens: Sequence[int], progress: Callable[[int], None] = lambda done: None
+) -> list[dict[str, Any]]:
+    """Memory that each method takes beyond the unmodified model, by image tokens (multiples of 576).
+
+    `progress` is told after each measurement how many are done: at every length one per method, and one.
+    """
     for count in tokens:
         if count % TOKENS or count < TOKENS:
             raise SettingError(f"image tokens must be a multiple of {TOKENS}, got {count}")
+    rows, done = [], 0
+    for count in tokens:
         prompts = [subject.inputs(1, count // TOKENS, 0)]
         plain = _peak(subject, "none", prompts, plan)
+        progress(done := done + 1)
         for name in plan.methods:
             extra = _peak(_served(subject, name), name, prompts, plan) - plain
+            progress(done := done + 1)
             rows.append(
                 {"image_tokens": count, "method": name, "extra_mib": extra / 2**20, "unmodified_mib": plain / 2**20}
             )

@@ -233,9 +233,24 @@ def bench(
         benching.check_name(name, plan.settings)
     measured = subject(model, dtype=kinds[dtype], device=device)
     where = benching.machine(measured)
+    counts = () if image_tokens is None else _counts("--image-tokens", image_tokens)
     found: list[benching.Row] = []
-    if image_tokens is not None:
-        rows = benching.lengths(measured, plan, _counts("--image-tokens", image_tokens))
+    rows: list[dict[str, Any]] = []
+    each = 1 + len(plan.methods)
+    total = len(counts) * each or benching.steps(plan)
+    with Progress(console=err, transient=True, disable=not err.is_terminal) as progress:
+        bar = progress.add_task(f"measuring {model}", total=total)
+
+        def tell(done: int) -> None:
+            progress.update(bar, completed=done)
+            if not err.is_terminal and done % each == 0:
+                err.print(f"measured {done} of {total}")
+
+        if counts:
+            rows = benching.lengths(measured, plan, counts, tell)
+        else:
+            found = benching.bench(measured, plan, tell)
+    if counts:
         if as_json:
             return emit({"rows": rows, "machine": where})
         head = ("image tokens", "method", "extra MiB", "unmodified MiB")
@@ -244,16 +259,6 @@ def bench(
             for row in rows
         ]
     else:
-        total = benching.steps(plan)
-        with Progress(console=err, transient=True, disable=not err.is_terminal) as progress:
-            bar = progress.add_task(f"measuring {model}", total=total)
-
-            def tell(done: int) -> None:
-                progress.update(bar, completed=done)
-                if not err.is_terminal and done % (1 + len(plan.methods)) == 0:
-                    err.print(f"measured {done} of {total}")
-
-            found = benching.bench(measured, plan, tell)
         if as_json:
             return emit({"rows": [asdict(row) for row in found], "machine": where})
         head = (
