@@ -342,8 +342,12 @@ def _mitigv(subject: Subject, batch: int, pause: Callable[[], object]) -> Genera
     config = importlib.import_module("mitigv.algorithms.pai").PAIConfig(gamma=1.0)
     photos, model = [open_image(sample_photos()[0])] * batch, subject.model
 
+    def leave() -> None:
+        with torch.inference_mode(False), torch.no_grad():  # that loop's mode is not for the others
+            pause()
+
     def serve(tokens: int, question: int) -> list[float]:
-        clock = _Clock(model, pause)
+        clock = _Clock(model, leave)
 
         def begin(*_: Any) -> None:
             if not clock.seconds:  # the photo is prepared
@@ -426,8 +430,8 @@ def _row(
 ) -> Row:
     own, plain = [times[name] for times in rounds], [times["none"] for times in rounds]
     prefill, decode = [t.prefill for t in own], [statistics.median(t.steps) for t in own]
-    ratios = [  # turn by turn
-        statistics.median(a / b for a, b in zip(one.steps, other.steps, strict=True))
+    ratios = [  # turn by turn; another package's loop may end its text early
+        statistics.median(a / b for a, b in zip(one.steps, other.steps, strict=False))
         for one, other in zip(own, plain, strict=True)
     ]
     return Row(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -80,6 +81,39 @@ def test_a_round_serves_twins_with_the_same_weights_and_raises_what_one_raises(s
     assert times["vhr"].acted and times["vhr"].no_image > 0 == times["none"].no_image
     with pytest.raises(lf.SettingError, match="needs the package mitigv"):  # random weights have no processor
         benching._round(twins, ("vhr", "mitigv:pai", "none"), prompts, plan)
+
+
+OTHER = """
+from contextlib import contextmanager
+import torch
+from lvlm_fix.models import prepare
+
+class PAIConfig:
+    def __init__(self, gamma): pass
+
+@contextmanager
+def mitigate(name, config, *, model, processor, cleanup):
+    @torch.inference_mode()
+    def loop(photos, question, max_new_tokens):
+        inputs = prepare(model, processor, photos, [question] * len(photos))
+        for _ in range(min(max_new_tokens, 3)):  # its text ends early
+            model(**inputs)
+    yield loop
+"""
+
+
+def test_another_packages_loop_takes_turns(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    package = tmp_path / "mitigv" / "algorithms"
+    package.mkdir(parents=True)
+    for file in (package / "pai.py", package.parent / "__init__.py"):
+        file.write_text(OTHER)
+    monkeypatch.syspath_prepend(tmp_path)
+    tiny = subject("tiny", dtype=torch.float32, device="cpu")
+    plan = benching.Plan(methods=("mitigv:pai", "vhr"), tokens=4, repeats=2)
+    rows = {row.method: row for row in benching.bench(tiny, plan)}
+    assert list(rows) == ["none", "mitigv:pai", "vhr"] and rows["vhr"].acted
+    assert all(row.decode_seconds > 0 for row in rows.values())
+    assert not torch.is_inference_mode_enabled()
 
 
 def test_extra_memory_grows_with_the_length_and_not_with_its_square(smallest: Subject) -> None:
