@@ -31,7 +31,7 @@ class Prompt:
     image: Bool[Tensor, "batch columns"]
     before_image: Bool[Tensor, "batch columns"]
     valid: Bool[Tensor, "batch columns"]  # not padding
-    length: int  # columns in use; of a static cache, those of the prompt
+    length: int  # columns in use
     end: int  # columns of the prompt itself
     position: Int[Tensor, " 1"]  # the last column in use, where a decoding step (compiled or not) can read and write it
     static: bool  # the cache has its final width from the start
@@ -116,10 +116,9 @@ class Prompt:
     def step(self) -> None:
         """One more column is in use: a token was generated."""
         self.position.add_(1)
-        if not self.static:
-            self.length += 1
-            if self.length > self.image.shape[1]:
-                self.widen(self.length + ROOM)
+        self.length += 1
+        if self.length > self.image.shape[1]:  # in a static cache only where all layers slide: no key tells its width
+            self.widen(self.length + ROOM)
 
     def columns(self, mask: Shaped[Tensor, "*rest columns"], n_keys: int) -> Shaped[Tensor, "*rest key"]:
         """The part of a column mask that belongs to `n_keys` keys: the last ones in a window, else from the start."""

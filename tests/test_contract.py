@@ -339,6 +339,16 @@ def test_a_static_cache_gives_the_same(family: str, case: str, padded: bool) -> 
     torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("case", sorted(CASES.keys() - {"paint"}))  # which wants a vision tower with a CLS token
+def test_a_static_cache_in_which_every_layer_slides_gives_the_same(case: str) -> None:
+    model, inputs = miniature("mistral3")
+    model.config.text_config.sliding_window = 8  # shorter than the prompt, so nothing tells how long the text may grow
+    with lf.fix(model, CASES[case][1]):
+        wanted = steps_of(model, inputs)
+        found = steps_of(model, inputs, cache_implementation="static", disable_compile=True)
+    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
+
+
 @both
 def test_a_further_turn_in_a_static_cache_gives_the_same(case: str) -> None:
     model, inputs = miniature("llava", samples=1)
