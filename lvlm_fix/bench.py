@@ -194,17 +194,18 @@ def lengths(
     for count in tokens:
         if count % TOKENS or count < TOKENS:
             raise SettingError(f"image tokens must be a multiple of {TOKENS}, got {count}")
-    rows, done = [], 0
+    rows, done, peaks = [], 0, dict[str, float]()
+    served = {name: _served(subject, name) for name in ("none", *plan.methods)}
     for count in tokens:
         prompts = [subject.inputs(1, count // TOKENS, 0)]
-        plain = _peak(subject, "none", prompts, plan)
-        progress(done := done + 1)
-        for name in plan.methods:
-            extra = _peak(_served(subject, name), name, prompts, plan) - plain
+        for name in served:
+            peaks[name] = _peak(served[name], name, prompts, plan) / 2**20
             progress(done := done + 1)
-            rows.append(
-                {"image_tokens": count, "method": name, "extra_mib": extra / 2**20, "unmodified_mib": plain / 2**20}
-            )
+        plain = peaks["none"]
+        rows += [
+            {"image_tokens": count, "method": name, "extra_mib": peaks[name] - plain, "unmodified_mib": plain}
+            for name in plan.methods
+        ]
     return rows
 
 

@@ -229,11 +229,11 @@ def bench(
         repeats=repeats,
         compile=compile_,
     )
+    counts = () if image_tokens is None else _counts("--image-tokens", image_tokens)
     for name in plan.methods:
         benching.check_name(name, plan.settings)
     measured = subject(model, dtype=kinds[dtype], device=device)
     where = benching.machine(measured)
-    counts = () if image_tokens is None else _counts("--image-tokens", image_tokens)
     found: list[benching.Row] = []
     rows: list[dict[str, Any]] = []
     each = 1 + len(plan.methods)
@@ -250,17 +250,15 @@ def bench(
             rows = benching.lengths(measured, plan, counts, tell)
         else:
             found = benching.bench(measured, plan, tell)
+    if as_json:
+        return emit({"rows": rows or [asdict(row) for row in found], "machine": where})
     if counts:
-        if as_json:
-            return emit({"rows": rows, "machine": where})
         head = ("image tokens", "method", "extra MiB", "unmodified MiB")
         cells = [
             (str(row["image_tokens"]), row["method"], f"{row['extra_mib']:.1f}", f"{row['unmodified_mib']:.0f}")
             for row in rows
         ]
     else:
-        if as_json:
-            return emit({"rows": [asdict(row) for row in found], "machine": where})
         head = (
             "method",
             "batch",
