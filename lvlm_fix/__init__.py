@@ -1,48 +1,78 @@
-"""Make a vision-language model say fewer things that are not in the picture, without training."""
+"""Make a vision-language model say fewer things that are not in the picture, without training.
 
-from lvlm_fix import methods
-from lvlm_fix.apply import Fix, fix
-from lvlm_fix.errors import (
-    DataError,
-    ImageError,
-    InputError,
-    LvlmFixError,
-    ModelError,
-    PluginError,
-    SettingError,
-    UnknownNameError,
-)
-from lvlm_fix.families import Family, family_of
-from lvlm_fix.heads.score import score_heads
-from lvlm_fix.heads.table import HeadTable
-from lvlm_fix.method import Method, Seen, setting
-from lvlm_fix.methods import *  # noqa: F403 - the methods are listed once, there
-from lvlm_fix.models import answer, load, open_image
-from lvlm_fix.report import Report
+Names are loaded when they are first used: importing the package loads neither torch nor
+transformers.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lvlm_fix.apply import Fix as Fix
+    from lvlm_fix.apply import fix as fix
+    from lvlm_fix.errors import DataError as DataError
+    from lvlm_fix.errors import ImageError as ImageError
+    from lvlm_fix.errors import InputError as InputError
+    from lvlm_fix.errors import LvlmFixError as LvlmFixError
+    from lvlm_fix.errors import ModelError as ModelError
+    from lvlm_fix.errors import PluginError as PluginError
+    from lvlm_fix.errors import SettingError as SettingError
+    from lvlm_fix.errors import UnknownNameError as UnknownNameError
+    from lvlm_fix.families import Family as Family
+    from lvlm_fix.families import family_of as family_of
+    from lvlm_fix.heads.table import HeadTable as HeadTable
+    from lvlm_fix.images import open_image as open_image
+    from lvlm_fix.method import Method as Method
+    from lvlm_fix.method import Seen as Seen
+    from lvlm_fix.method import setting as setting
+    from lvlm_fix.methods import *  # noqa: F403
+    from lvlm_fix.models import answer as answer
+    from lvlm_fix.models import load as load
+    from lvlm_fix.report import Report as Report
+    from lvlm_fix.tools.scoring import score_heads as score_heads
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "DataError",
-    "Family",
-    "Fix",
-    "HeadTable",
-    "ImageError",
-    "InputError",
-    "LvlmFixError",
-    "Method",
-    "ModelError",
-    "PluginError",
-    "Report",
-    "Seen",
-    "SettingError",
-    "UnknownNameError",
-    "answer",
-    "family_of",
-    "fix",
-    "load",
-    "open_image",
-    "score_heads",
-    "setting",
-]
-__all__ += methods.__all__
+ROOMS = {
+    "lvlm_fix.apply": ("Fix", "fix"),
+    "lvlm_fix.errors": (
+        "DataError", "ImageError", "InputError", "LvlmFixError", "ModelError", "PluginError",
+        "SettingError", "UnknownNameError",
+    ),
+    "lvlm_fix.families": ("Family", "family_of"),
+    "lvlm_fix.heads.table": ("HeadTable",),
+    "lvlm_fix.images": ("open_image",),
+    "lvlm_fix.method": ("Method", "Seen", "setting"),
+    "lvlm_fix.models": ("answer", "load"),
+    "lvlm_fix.report": ("Report",),
+    "lvlm_fix.tools.scoring": ("score_heads",),
+}  # fmt: skip
+OWNERS = {name: room for room, names in ROOMS.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    """A public name, from the room that owns it; every other one is a method, listed there."""
+    if name.startswith("_"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name in OWNERS:
+        found = getattr(importlib.import_module(OWNERS[name]), name)
+    else:
+        methods = importlib.import_module("lvlm_fix.methods")
+        if name not in methods.__all__:
+            try:
+                return importlib.import_module(f"{__name__}.{name}")
+            except ModuleNotFoundError as error:
+                if error.name != f"{__name__}.{name}":
+                    raise
+                raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
+        found = getattr(methods, name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    from lvlm_fix.methods import __all__ as methods
+
+    return sorted({*globals(), *OWNERS, *methods})

@@ -1,8 +1,9 @@
 """`fix`: attach methods to a model, detach them, restore everything.
 
-It needs these handles on a model: a registered attention function; a pre-hook on its forward (which tokens are image
-tokens, is this a new prompt) and a hook (the next token's logits); for methods that need sinks or early layers, hooks
-on the decoder layers; and `reorder_cache` of the prompt's cache, to follow the beams.
+It needs these handles on a model: a registered attention function; a pre-hook on its forward (which
+tokens are image tokens, is this a new prompt) and a hook (the next token's logits); for methods
+that need sinks or early layers, hooks on the decoder layers; and `reorder_cache` of the prompt's
+cache, to follow the beams.
 """
 
 from __future__ import annotations
@@ -41,8 +42,10 @@ def fix(model: PreTrainedModel, method: str | Method | Sequence[str | Method]) -
 
     Args:
         model: any Hugging Face image-text-to-text model whose decoder uses the attention interface.
-        method: a name ("vhr"), names in order ("var+vhr"), a method, or a list of them. At each place they act in
-            the order given; places follow the data: attention, head outputs, then the next token's logits.
+        method: a name ("vhr"), names in order ("var+vhr"), a method, or a list of them. At each
+        place they act in
+            the order given; places follow the data: attention, head outputs, then the next token's
+            logits.
 
     Raises:
         UnknownNameError: no method of that name. ModelError: the model misses what a method needs.
@@ -57,7 +60,9 @@ Numbered = tuple[tuple[int, Method], ...]
 
 @dataclass(frozen=True)
 class Acting:
-    """The methods that act in one layer, by number, and what each is asked for: sorted once, not in every pass."""
+    """The methods that act in one layer, by number, and what each is asked for: sorted once, not in
+    every pass.
+    """
 
     every: Numbered
     logits: Numbered
@@ -78,11 +83,22 @@ class Acting:
         rules = [m.sink_rule() for _, m in every if "sinks" in m.needs]
         received = tuple(value for rule, value in rules if rule == "received")
         needs = frozenset[str]().union(*(m.needs for _, m in every))
-        return cls(every, logits, weights, outputs, scoring, "weights" in needs, received, "received" in needs)
+        return cls(
+            every,
+            logits,
+            weights,
+            outputs,
+            scoring,
+            "weights" in needs,
+            received,
+            "received" in needs,
+        )
 
 
 class Fix:
-    """Methods attached to a model: a context manager, and a handle with `.remove()`, `.report()` and `.scores()`."""
+    """Methods attached to a model: a context manager, and a handle with `.remove()`, `.report()`
+    and `.scores()`.
+    """
 
     def __init__(self, model: PreTrainedModel, methods: tuple[Method, ...]) -> None:
         self.model, self.methods = model, methods
@@ -92,13 +108,19 @@ class Fix:
         for method in methods:
             if beyond := [layer for layer in method.acts_in(self._depth) if layer >= self._depth]:
                 name = method.method_name()
-                raise SettingError(f"{name}: there is no layer {beyond[0]}; this model has {self._depth}, from 0")
+                raise SettingError(
+                    f"{name}: there is no layer {beyond[0]}; this model has {self._depth}, from 0"
+                )
         self._at = tuple(
-            Acting.of(tuple((i, m) for i, m in enumerate(methods) if layer in _layers_of(m, self._depth)))
+            Acting.of(
+                tuple((i, m) for i, m in enumerate(methods) if layer in _layers_of(m, self._depth))
+            )
             for layer in range(self._depth)
         )
         heads = self.family.decoder.config.num_attention_heads
-        self._given = {i: given for i, m in enumerate(methods) if (given := m.given_heads(self._depth, heads))}
+        self._given = {
+            i: given for i, m in enumerate(methods) if (given := m.given_heads(self._depth, heads))
+        }
         views = [view for method in methods if (view := method.second_view()) is not None]
         if self.family.runs is not model and not all(view.counted for view in views):
             raise ModelError(
@@ -107,7 +129,9 @@ class Fix:
         self._next_token = NextToken(methods, model, self.family)
         self._needs = frozenset[str]().union(*(m.needs for m in methods))
         thresholds = {
-            value for rule, value in (m.sink_rule() for m in methods if "sinks" in m.needs) if rule == "channels"
+            value
+            for rule, value in (m.sink_rule() for m in methods if "sinks" in m.needs)
+            if rule == "channels"
         }
         if len(thresholds) > 1:
             raise ModelError("two methods with different sink thresholds cannot act at once")
@@ -116,32 +140,50 @@ class Fix:
         self._tower = Tower(model) if "vision" in self._needs else None
         self._prompt: Prompt | None = None
         self._cache: Any = None
-        self._channels: Tensor | None = None  # where sinks grow massive; None before the first prompt
-        self._entering: dict[int, Tensor] = {}  # of this pass, by layer: the hidden states, until its attention runs
-        self._pass: dict[tuple[int, torch.device], tuple[Tensor, Tensor, Tensor]] = {}  # masks by keys and device
-        self._changed: list[tuple[int, Tensor | int]] = []  # of this pass: method, rows it changed or where
-        self._prefill = self._begins = False  # a pass over several tokens; over the first of a prompt
+        self._channels: Tensor | None = (
+            None  # where sinks grow massive; None before the first prompt
+        )
+        self._entering: dict[
+            int, Tensor
+        ] = {}  # of this pass, by layer: the hidden states, until its attention runs
+        self._pass: dict[
+            tuple[int, torch.device], tuple[Tensor, Tensor, Tensor]
+        ] = {}  # masks by keys and device
+        self._changed: list[
+            tuple[int, Tensor | int]
+        ] = []  # of this pass: method, rows it changed or where
+        self._prefill = self._begins = (
+            False  # a pass over several tokens; over the first of a prompt
+        )
         self._ids = torch.empty(0)
         self._embedded: Tensor | None = None
         self._hooks: list[RemovableHandle] = []
         self._attach()
 
-    # attaching ----------------------------------------------------------------------------------------------
+    # attaching
+    # ----------------------------------------------------------------------------------------------
 
     def _attach(self) -> None:
         if self._wrapped.startswith(PREFIX):
-            raise ModelError("this model is fixed already; name all methods at once, as in 'var+vhr'")
+            raise ModelError(
+                "this model is fixed already; name all methods at once, as in 'var+vhr'"
+            )
         name = register(self._wrapped)
         try:
             self._switch(name)
             for module in self.family.attentions:
                 module.__dict__[SITE] = self
-            begin, end = cast(Any, disable(self._begin)), cast(Any, disable(self._end))  # beside a compiled pass
+            begin, end = (
+                cast(Any, disable(self._begin)),
+                cast(Any, disable(self._end)),
+            )  # beside a compiled pass
             runs = self.family.runs
             self._hooks.append(runs.register_forward_pre_hook(begin, with_kwargs=True))
             self._hooks.append(runs.register_forward_hook(end, with_kwargs=True))
             if runs is not self.model:  # it is given embeddings: remember of what
-                self._hooks.append(self.model.get_input_embeddings().register_forward_pre_hook(self._embed))
+                self._hooks.append(
+                    self.model.get_input_embeddings().register_forward_pre_hook(self._embed)
+                )
             self._next_token.attach()
             if self._tower is not None:
                 self._tower.attach()
@@ -153,7 +195,9 @@ class Fix:
     def _switch(self, name: str) -> None:
         self.model.set_attn_implementation({self.family.config_key: name})
         if self.family.decoder.config._attn_implementation != name:
-            raise ModelError(f"{type(self.model).__name__}: its decoder does not use the attention interface")
+            raise ModelError(
+                f"{type(self.model).__name__}: its decoder does not use the attention interface"
+            )
 
     def remove(self) -> None:
         """Detach; the model, its configuration and its hooks are as before. May be called twice."""
@@ -173,27 +217,43 @@ class Fix:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.remove()
 
-    # what acted ---------------------------------------------------------------------------------------------
+    # what acted
+    # ---------------------------------------------------------------------------------------------
 
     def report(self) -> list[Report]:
-        """What every method did since the last prompt began: heads chosen, sinks found, rows edited."""
-        return [report_of(number, method, self._prompt, self._depth) for number, method in enumerate(self.methods)]
+        """What every method did since the last prompt began: heads chosen, sinks found, rows
+        edited.
+        """
+        return [
+            report_of(number, method, self._prompt, self._depth)
+            for number, method in enumerate(self.methods)
+        ]
 
     def scores(self, method: int = 0) -> Tensor:
-        """The head scores that a method gave the last prompt: batch layers heads; NaN in layers it did not score."""
+        """The head scores that a method gave the last prompt: batch layers heads; NaN in layers it
+        did not score.
+        """
         found = {} if self._prompt is None else self._prompt.scores
         layers = {layer: scores for (number, layer), scores in found.items() if number == method}
         if not layers:
-            raise InputError("no heads were scored: run a prompt with an image through the model first")
+            raise InputError(
+                "no heads were scored: run a prompt with an image through the model first"
+            )
         some = next(iter(layers.values()))
         blank = torch.full_like(some, torch.nan)
-        return torch.stack([layers.get(layer, blank).to(some.device) for layer in range(self._depth)], dim=1)
+        return torch.stack(
+            [layers.get(layer, blank).to(some.device) for layer in range(self._depth)], dim=1
+        )
 
-    # one forward pass ---------------------------------------------------------------------------------------
+    # one forward pass
+    # ---------------------------------------------------------------------------------------
 
     def _embed(self, _: nn.Module, args: tuple[Tensor, ...]) -> None:
         self._embedded = args[0]
@@ -202,9 +262,13 @@ class Fix:
         """The ids of this pass; of a language model that is given embeddings, those embedded last."""
         ids = kwargs.get("input_ids", args[0] if args else None)
         if ids is None and self._embedded is not None:
-            ids = self._embedded.repeat_interleave(len(kwargs["inputs_embeds"]) // len(self._embedded), dim=0)
+            ids = self._embedded.repeat_interleave(
+                len(kwargs["inputs_embeds"]) // len(self._embedded), dim=0
+            )
         if ids is None:
-            raise InputError("image tokens are found by their ids: pass input_ids, not inputs_embeds alone")
+            raise InputError(
+                "image tokens are found by their ids: pass input_ids, not inputs_embeds alone"
+            )
         return ids
 
     @torch.no_grad()
@@ -214,21 +278,29 @@ class Fix:
         cache = kwargs.get("past_key_values")
         known = cache is not None and cache is self._cache
         self._pass, self._changed, self._entering = {}, [], {}
-        if known and self._prompt is not None and ids.shape[1] == 1:  # no look into the cache: no wait for the device
+        if (
+            known and self._prompt is not None and ids.shape[1] == 1
+        ):  # no look into the cache: no wait for the device
             self._prefill = self._begins = False
             self._prompt.step()
             return
         past = 0 if cache is None else int(cache.get_seq_length())
         if past > 0 and not known:
-            raise InputError(f"the cache holds {past} tokens from outside of this fix; start from an empty cache")
+            raise InputError(
+                f"the cache holds {past} tokens from outside of this fix; start from an empty cache"
+            )
         earlier = self._prompt if known and past > 0 else None
         image = torch.isin(ids, torch.tensor(self.family.image_tokens, device=ids.device))
         if earlier is not None:
             if past < earlier.length and self._next_token:
-                raise InputError("the cache was cut (assisted generation does so); a second branch cannot follow")
+                raise InputError(
+                    "the cache was cut (assisted generation does so); a second branch cannot follow"
+                )
             compares = "no_image" in self._needs or self._next_token.branches
             if compares and not earlier.any_with_image and image.any():
-                raise InputError("the first image came after a turn without one: pass the whole conversation at once")
+                raise InputError(
+                    "the first image came after a turn without one: pass the whole conversation at once"
+                )
             earlier.length = past
         static = cache is not None and cache.is_compileable
         valid = _valid(kwargs.get("attention_mask"), ids)
@@ -243,8 +315,12 @@ class Fix:
             for layer in self.methods[number].acts_in(self._depth):
                 if (number, layer) in self._prompt.heads:  # of an earlier turn
                     continue
-                self._prompt.scores[number, layer] = scores[layer].to(ids.device).expand(len(ids), -1)
-                self._prompt.heads[number, layer] = self._prompt.with_image[:, None] & chosen[layer].to(ids.device)
+                self._prompt.scores[number, layer] = (
+                    scores[layer].to(ids.device).expand(len(ids), -1)
+                )
+                self._prompt.heads[number, layer] = self._prompt.with_image[:, None] & chosen[
+                    layer
+                ].to(ids.device)
         if "no_image" in self._needs and earlier is None:
             before = self._prompt.before_image & self._prompt.with_image[:, None]
             with self._unedited() as prompt:
@@ -261,7 +337,9 @@ class Fix:
             self._prompt = prompt
 
     @torch.no_grad()
-    def _end(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+    def _end(
+        self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
+    ) -> None:
         """Edit the next token's logits and count what this pass changed.
 
         After a prefill, make room for the text and remember a cache that it has made.
@@ -277,13 +355,18 @@ class Fix:
                 self._changed += self._next_token.edit(output, args, kwargs, prompt, kind)
         self._count(prompt)
         if self._prefill:
-            prompt.widen(max(prompt.widest, prompt.length) if prompt.static else prompt.length + ROOM)
+            prompt.widen(
+                max(prompt.widest, prompt.length) if prompt.static else prompt.length + ROOM
+            )
             if self._cache is None:
                 self._follow(getattr(output, "past_key_values", None))
 
     def _count(self, prompt: Prompt) -> None:
         """Add up the rows that this pass changed: layers of one shape at once."""
-        rows, alike = Counter[int](), defaultdict[tuple[int, torch.Size, torch.device], list[Tensor]](list)
+        rows, alike = (
+            Counter[int](),
+            defaultdict[tuple[int, torch.Size, torch.device], list[Tensor]](list),
+        )
         for number, changed in self._changed:
             if isinstance(changed, int):
                 rows[number] += changed
@@ -293,10 +376,14 @@ class Fix:
             prompt.edited[number].add_(count)
         for (number, *_), flags in alike.items():
             edited = prompt.edited[number]
-            edited.add_(torch.stack(flags).view(torch.uint8).amax(-1).sum().to(edited.device))  # `any`, faster
+            edited.add_(
+                torch.stack(flags).view(torch.uint8).amax(-1).sum().to(edited.device)
+            )  # `any`, faster
 
     def _follow(self, cache: Any) -> None:
-        """Let go of the prompt's cache for another; state that grows with the text follows its beams."""
+        """Let go of the prompt's cache for another; state that grows with the text follows its
+        beams.
+        """
         if self._cache is not None:
             self._cache.__dict__.pop("reorder_cache", None)
         self._cache = cache
@@ -313,7 +400,9 @@ class Fix:
         cache.reorder_cache = reorder
 
     def _mark(self, *_: Any) -> None:
-        """Before the decoder of a prefill: what the vision tower looked at becomes marks of image tokens."""
+        """Before the decoder of a prefill: what the vision tower looked at becomes marks of image
+        tokens.
+        """
         prompt, tower = self._prompt, self._tower
         if tower is None or prompt is None or not self._prefill:
             return
@@ -322,28 +411,43 @@ class Fix:
         found = tower.patches(new)
         if found is None:
             if new.any():
-                raise InputError("the photos did not pass the vision tower: give pixel values, not finished features")
+                raise InputError(
+                    "the photos did not pass the vision tower: give pixel values, not finished features"
+                )
             return
         vision = torch.zeros(len(new), 2, prompt.length, device=found.device)
         if prompt.vision is not None:
             vision[..., :start] = prompt.vision[..., :start]
         vision[..., start:].transpose(1, 2)[new.to(found.device)] = found.T
         prompt.vision, image = vision, prompt.image.to(found.device)
-        prompt.marks = {i: m.mark_tokens(vision, image) for i, m in enumerate(self.methods) if "vision" in m.needs}
+        prompt.marks = {
+            i: m.mark_tokens(vision, image)
+            for i, m in enumerate(self.methods)
+            if "vision" in m.needs
+        }
 
-    # sinks --------------------------------------------------------------------------------------------------
+    # sinks
+    # --------------------------------------------------------------------------------------------------
 
     def _find_channels(self, ids: Tensor) -> None:
-        """The channels of this model, as published or else of the first tokens of these prompts, and hooks for them."""
+        """The channels of this model, as published or else of the first tokens of these prompts,
+        and hooks for them.
+        """
         assert self._threshold is not None
         with self._unedited() as prompt:
-            first = ids[torch.arange(len(ids)), prompt.valid[:, -ids.shape[1] :].int().argmax(-1)][:, None]
+            first = ids[torch.arange(len(ids)), prompt.valid[:, -ids.shape[1] :].int().argmax(-1)][
+                :, None
+            ]
             config = self.family.decoder.config
-            found = published_channels(config) or discover_channels(self.family, first, self._threshold)
+            found = published_channels(config) or discover_channels(
+                self.family, first, self._threshold
+            )
         self._channels = torch.tensor(found, device=ids.device, dtype=torch.long)
         for number, layer in enumerate(self.family.layers if found else ()):
             if any("sinks" in m.needs for _, m in self._at[number].every):
-                self._hooks.append(layer.register_forward_pre_hook(self._keep(number), with_kwargs=True))
+                self._hooks.append(
+                    layer.register_forward_pre_hook(self._keep(number), with_kwargs=True)
+                )
 
     def _keep(self, layer: int) -> Any:
         """A pre-hook that keeps what enters `layer` until its attention looks for sinks in it."""
@@ -367,10 +471,15 @@ class Fix:
         sinks = new if before is None else torch.cat((before[:, 1, :start], new), dim=1)
         prompt.sinks[layer] = sink_masks(prompt.image[:, : prompt.length].to(sinks.device), sinks)
 
-    # attention ----------------------------------------------------------------------------------------------
+    # attention
+    # ----------------------------------------------------------------------------------------------
 
-    def attend(self, plain: Attend, module: nn.Module, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
-        """The registered attention function: the wrapped implementation, then the edits of this layer."""
+    def attend(
+        self, plain: Attend, module: nn.Module, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor | None]:
+        """The registered attention function: the wrapped implementation, then the edits of this
+        layer.
+        """
         layer: int = module.layer_idx  # type: ignore[assignment]
         acting, prompt = self._at[layer], self._prompt
         if prompt is not None:
@@ -386,13 +495,21 @@ class Fix:
         return output, weights
 
     def _edit(
-        self, plain: Attend, module: nn.Module, layer: int, prompt: Prompt, *args: Any, **kwargs: Any
+        self,
+        plain: Attend,
+        module: nn.Module,
+        layer: int,
+        prompt: Prompt,
+        *args: Any,
+        **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
         """The attention of a layer in which something acts."""
         acting = self._at[layer]
         query, key, value, *rest = args
         mask = rest[0] if rest else kwargs.get("attention_mask")
-        if self._prefill and prompt.static:  # behind the prompt there are empty places, and there may be no mask
+        if (
+            self._prefill and prompt.static
+        ):  # behind the prompt there are empty places, and there may be no mask
             key, value = key[:, :, : prompt.length], value[:, :, : prompt.length]
         seen = self._seen(layer, key.shape[2], query.device)
         before = after = None
@@ -400,13 +517,19 @@ class Fix:
             for name in ("s_aux", "position_bias"):  # learned sinks; relative positions
                 if kwargs.get(name) is not None:
                     raise ModelError(f"attention with {name} cannot be edited by rows")
-            before, after = self._edit_rows(seen, prompt, acting, query, key, mask, row_options(module, kwargs))
-        if after is not None and before is None:  # the row is all there is: keys and values are read once
+            before, after = self._edit_rows(
+                seen, prompt, acting, query, key, mask, row_options(module, kwargs)
+            )
+        if (
+            after is not None and before is None
+        ):  # the row is all there is: keys and values are read once
             output, weights = weigh(after, value).to(query.dtype), after.to(query.dtype)
         else:
             output, weights = plain(module, *args, **kwargs)
             if before is not None and after is not None:
-                index = (prompt.text.index if self._prefill else torch.zeros_like(prompt.position)).to(output.device)
+                index = (
+                    prompt.text.index if self._prefill else torch.zeros_like(prompt.position)
+                ).to(output.device)
                 output = output.index_add(1, index, weigh(after - before, value).to(output.dtype))
                 if weights is not None and weights.ndim == 4:  # eager; flex attention returns sums
                     weights = weights.index_copy(2, index, after.to(weights.dtype))
@@ -418,7 +541,10 @@ class Fix:
         assert prompt is not None
         if (n_keys, device) not in self._pass:
             rows = prompt.text.active if self._prefill else prompt.with_image[:, None]
-            image, before = prompt.columns(prompt.image, n_keys), prompt.columns(prompt.before_image, n_keys)
+            image, before = (
+                prompt.columns(prompt.image, n_keys),
+                prompt.columns(prompt.before_image, n_keys),
+            )
             self._pass[n_keys, device] = image.to(device), before.to(device), rows.to(device)
         image, before, rows = self._pass[n_keys, device]
         return Seen(layer, self._depth, self._prefill, image, before, rows)
@@ -433,7 +559,8 @@ class Fix:
         mask: object,
         options: dict[str, Any],
     ) -> tuple[Tensor | None, Tensor | None]:
-        """Weights of the text rows (prefill) or of the one row, before and after the edits; both None for no edit.
+        """Weights of the text rows (prefill) or of the one row, before and after the edits; both
+        None for no edit.
 
         Those before are None, too, where the one row is edited in every sample: nobody needs them.
         """
@@ -447,7 +574,9 @@ class Fix:
         for number, method in acting.logits:
             new = method.attention_logits(edited, self._for(seen, prompt, number))
             if new is not edited:
-                new = torch.where(edited > -torch.inf, new, edited)  # what a window hides stays hidden
+                new = torch.where(
+                    edited > -torch.inf, new, edited
+                )  # what a window hides stays hidden
             edited = self._accept(number, method, edited, new, prompt, seen)
         weights = _softmax(edited, self._prefill)
         whole = not self._prefill and prompt.all_with_image
@@ -459,7 +588,12 @@ class Fix:
             new = method.attention_weights(weights, self._for(seen, prompt, number))
             weights = self._accept(number, method, weights, new, prompt, seen)
         if before is not None and text is not None and acting.keep:
-            seen.ids, seen.positions, seen.last, seen.weights = self._ids, index, text.at.to(before.device), before
+            seen.ids, seen.positions, seen.last, seen.weights = (
+                self._ids,
+                index,
+                text.at.to(before.device),
+                before,
+            )
         if weights is before:
             return None, None
         return None if whole else before, weights
@@ -483,7 +617,10 @@ class Fix:
 
     def _for(self, seen: Seen, prompt: Prompt, number: int) -> Seen:
         """The context as one method sees it: its heads, its scores, the sinks of this layer."""
-        seen.scores, seen.heads = prompt.scores.get((number, seen.layer)), prompt.heads.get((number, seen.layer))
+        seen.scores, seen.heads = (
+            prompt.scores.get((number, seen.layer)),
+            prompt.heads.get((number, seen.layer)),
+        )
         sinks = prompt.sinks.get(seen.layer)
         n_keys, device = seen.image.shape[1], seen.image.device
         seen.sinks = None if sinks is None else prompt.columns(sinks, n_keys).to(device)
@@ -497,7 +634,9 @@ class Fix:
     def _column_means(
         self, prompt: Prompt, query: Tensor, key: Tensor, mask: object, options: dict[str, Any]
     ) -> Tensor:
-        """What every key receives on average over all of the prompt's rows, block by block: batch heads key."""
+        """What every key receives on average over all of the prompt's rows, block by block: batch
+        heads key.
+        """
         length = query.shape[2]
         valid = prompt.valid[:, prompt.length - length : prompt.length].to(query.device)
         total = torch.zeros(query.shape[0], query.shape[1], key.shape[2], device=query.device)
@@ -508,7 +647,9 @@ class Fix:
         prompt.tokens = valid.sum(-1)
         return total / prompt.tokens.clamp_min(1)[:, None, None]
 
-    def _accept(self, number: int, method: Method, old: Tensor, new: Tensor, prompt: Prompt, seen: Seen) -> Tensor:
+    def _accept(
+        self, number: int, method: Method, old: Tensor, new: Tensor, prompt: Prompt, seen: Seen
+    ) -> Tensor:
         """Keep an edit only in the rows it may touch; count the rows it changed."""
         if new is old:
             return old
@@ -522,7 +663,9 @@ class Fix:
         return new
 
     def _received_sinks(self, seen: Seen, prompt: Prompt, factor: float, plain: Tensor) -> None:
-        """Sinks by received attention: what the prompt's text rows give a key on average, against the uniform share."""
+        """Sinks by received attention: what the prompt's text rows give a key on average, against
+        the uniform share.
+        """
         active = seen.rows[:, None, :, None]
         mean = (plain * active).sum((1, 2)) / (active.sum((1, 2)) * plain.shape[1]).clamp_min(1)
         count = prompt.columns(prompt.valid, mean.shape[1]).sum(-1, keepdim=True).to(mean.device)
@@ -537,7 +680,9 @@ class Fix:
                 continue
             scores = method.score_heads(seen)
             if scores is not None:
-                heads = method.choose_heads(scores, seen) & prompt.with_image[:, None].to(scores.device)
+                heads = method.choose_heads(scores, seen) & prompt.with_image[:, None].to(
+                    scores.device
+                )
                 prompt.scores[number, seen.layer], prompt.heads[number, seen.layer] = scores, heads
 
 
@@ -552,11 +697,15 @@ def _softmax(logits: Tensor, prefill: bool) -> Tensor:
 
 
 def _valid(mask: Any, ids: Tensor) -> Tensor:
-    """Which of this pass's tokens are not padding, from a 2-D mask or from the diagonal of a prepared 4-D one."""
+    """Which of this pass's tokens are not padding, from a 2-D mask or from the diagonal of a
+    prepared 4-D one.
+    """
     if isinstance(mask, dict):
         mask = next((m for m in mask.values() if m is not None), None)
     if isinstance(mask, BlockMask):
-        raise InputError("a mask in blocks does not say what is padding: pass the 2-D mask, or use a dynamic cache")
+        raise InputError(
+            "a mask in blocks does not say what is padding: pass the 2-D mask, or use a dynamic cache"
+        )
     if not isinstance(mask, Tensor):
         return torch.ones_like(ids, dtype=torch.bool)
     if mask.ndim == 2:

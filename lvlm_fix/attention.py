@@ -1,8 +1,9 @@
 """Attention by rows: what the wrapped implementation computed, with a few rows redone.
 
-The wrapped implementation (SDPA, Flash, flex, eager) serves every row of a prefill. For the rows that an edit touches,
-logits and weights are recomputed in plain products and only the *difference* `(A' − A)·V` is added: nothing of size
-query × key is held for the rows of the image. A decoding step has one row: where it is edited, `A'·V` is all there is.
+The wrapped implementation (SDPA, Flash, flex, eager) serves every row of a prefill. For the rows
+that an edit touches, logits and weights are recomputed in plain products and only the *difference*
+`(A' − A)·V` is added: nothing of size query × key is held for the rows of the image. A decoding
+step has one row: where it is edited, `A'·V` is all there is.
 """
 
 from __future__ import annotations
@@ -24,18 +25,25 @@ from lvlm_fix.errors import ModelError
 __all__ = ["register", "row_logits", "row_options", "weigh"]
 
 Attend = Callable[..., tuple[Tensor, Tensor | None]]
-SITE = "_lvlm_fix"  # the attribute of an attention module that holds the running fix; present only while one runs
+# the attribute of an attention module that holds the running fix; present only while one runs
+SITE = "_lvlm_fix"
 PREFIX = "lvlm_fix_"
 
 
 def register(wrapped: str) -> str:
-    """Register the attention function that wraps `wrapped` (with its mask function); return its name."""
+    """Register the attention function that wraps `wrapped` (with its mask function); return its
+    name.
+    """
     name = PREFIX + wrapped
 
     def attention(module: nn.Module, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
         plain = _implementation(module, wrapped)
         site = module.__dict__.get(SITE)
-        return plain(module, *args, **kwargs) if site is None else site.attend(plain, module, *args, **kwargs)
+        return (
+            plain(module, *args, **kwargs)
+            if site is None
+            else site.attend(plain, module, *args, **kwargs)
+        )
 
     AttentionInterface.register(name, attention)
     AttentionMaskInterface.register(name, ALL_MASK_ATTENTION_FUNCTIONS[wrapped])
@@ -50,7 +58,9 @@ def _implementation(module: nn.Module, name: str) -> Attend:
 
 
 def row_options(module: nn.Module, kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """What `row_logits` needs to know of one call of the attention interface: scale, cap, window, direction."""
+    """What `row_logits` needs to know of one call of the attention interface: scale, cap, window,
+    direction.
+    """
     causal = kwargs.get("is_causal")
     return {
         "scaling": kwargs.get("scaling"),
@@ -74,13 +84,16 @@ def row_logits(
 ) -> Float[Tensor, "batch heads query key"]:
     """Attention logits of some rows, after scaling and mask; masked keys hold −inf. Always float32.
 
-    `rows` are the rows' numbers among the `length` queries of this pass (None: all of them); `mask` is whatever the
-    wrapped implementation was given (None, 2-D, 4-D of booleans, 4-D additive, or flex attention's blocks). A `scaling`
-    of None is 1/√dim; rows that are not `causal` see what the mask lets them, ahead too.
+    `rows` are the rows' numbers among the `length` queries of this pass (None: all of them); `mask`
+    is whatever the wrapped implementation was given (None, 2-D, 4-D of booleans, 4-D additive, or
+    flex attention's blocks). A `scaling` of None is 1/√dim; rows that are not `causal` see what the
+    mask lets them, ahead too.
     """
     batch, heads, n_rows, dim = query.shape
     key_heads, n_keys = key.shape[1], key.shape[2]
-    grouped = query.reshape(batch, key_heads, heads // key_heads * n_rows, dim)  # grouped-query without expanding keys
+    grouped = query.reshape(
+        batch, key_heads, heads // key_heads * n_rows, dim
+    )  # grouped-query without expanding keys
     products = key @ grouped.transpose(-1, -2)  # keys first: on a CPU twice as fast for one row
     logits = products.transpose(-1, -2).reshape(batch, heads, n_rows, n_keys).float()
     logits = logits * (dim**-0.5 if scaling is None else scaling)
@@ -93,8 +106,14 @@ def row_logits(
         allowed = mask.mask_mod(samples, torch.zeros_like(samples), asked[:, None], keys)
         return logits.masked_fill(~allowed, -torch.inf)
     if mask is not None and not isinstance(mask, Tensor):
-        raise ModelError(f"edits of attention need a mask, found {type(mask).__name__}; load the model with sdpa")
-    if mask is None and (length == 1 or not causal) and (sliding_window is None or n_keys <= sliding_window):
+        raise ModelError(
+            f"edits of attention need a mask, found {type(mask).__name__}; load the model with sdpa"
+        )
+    if (
+        mask is None
+        and (length == 1 or not causal)
+        and (sliding_window is None or n_keys <= sliding_window)
+    ):
         return logits  # one new row sees every key
     if mask is None or mask.ndim == 2:
         allowed = _causal(rows, length, n_keys, sliding_window, logits.device) | (not causal)
@@ -105,7 +124,10 @@ def row_logits(
     some = some[..., :n_keys]
     if some.dtype == torch.bool:
         return logits.masked_fill(~some, -torch.inf)
-    return logits.masked_fill(some < torch.finfo(some.dtype).min / 2, -torch.inf) + some.clamp_min(-1e4).float()
+    return (
+        logits.masked_fill(some < torch.finfo(some.dtype).min / 2, -torch.inf)
+        + some.clamp_min(-1e4).float()
+    )
 
 
 def _causal(

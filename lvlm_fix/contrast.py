@@ -1,4 +1,6 @@
-"""What contrast methods share: the contrast of two branches' next-token logits, and which tokens stay plausible."""
+"""What contrast methods share: the contrast of two branches' next-token logits, and which tokens
+stay plausible.
+"""
 
 from __future__ import annotations
 
@@ -10,23 +12,37 @@ from torch import Tensor
 __all__ = ["contrasted", "plausible", "refined"]
 
 
-def plausible(logits: Float[Tensor, "batch vocabulary"], share: float) -> Bool[Tensor, "batch vocabulary"]:
-    """Tokens with at least `share` (0 to 1; 0: all) of the likeliest one's probability: `l ≥ log share + max l`."""
+def plausible(
+    logits: Float[Tensor, "batch vocabulary"], share: float
+) -> Bool[Tensor, "batch vocabulary"]:
+    """Tokens with at least `share` (0 to 1; 0: all) of the likeliest one's probability: `l ≥ log
+    share + max l`.
+    """
     least = math.log(share) if share else -math.inf
     return logits >= logits.amax(-1, keepdim=True) + least
 
 
 def contrasted(
-    logits: Float[Tensor, "batch vocabulary"], other: Float[Tensor, "batch vocabulary"], strength: float, share: float
+    logits: Float[Tensor, "batch vocabulary"],
+    other: Float[Tensor, "batch vocabulary"],
+    strength: float,
+    share: float,
 ) -> Float[Tensor, "batch vocabulary"]:
     """`(1+α)·l − α·l'`; tokens that are not plausible in `logits` get −inf."""
-    return ((1 + strength) * logits - strength * other).masked_fill(~plausible(logits, share), -math.inf)
+    return ((1 + strength) * logits - strength * other).masked_fill(
+        ~plausible(logits, share), -math.inf
+    )
 
 
 def refined(
-    logits: Float[Tensor, "batch vocabulary"], other: Float[Tensor, "batch vocabulary"], strength: float, share: float
+    logits: Float[Tensor, "batch vocabulary"],
+    other: Float[Tensor, "batch vocabulary"],
+    strength: float,
+    share: float,
 ) -> Float[Tensor, "batch vocabulary"]:
-    """PAI's refinement: `γ·(s − u) + u` of log-softmax s with and u without image; implausible tokens get −inf."""
+    """PAI's refinement: `γ·(s − u) + u` of log-softmax s with and u without image; implausible
+    tokens get −inf.
+    """
     with_image, without = logits.log_softmax(-1), other.log_softmax(-1)
     mixed = strength * (with_image - without) + without
     return mixed.masked_fill(~plausible(with_image, share), -math.inf)

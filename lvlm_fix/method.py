@@ -36,25 +36,49 @@ class Seen:
     layers: int  # how many the decoder has
     prefill: bool  # False while decoding
     image: Bool[Tensor, "batch key"]  # keys that are image tokens
-    before_image: Bool[Tensor, "batch key"]  # keys in front of the first image token (the system prompt)
+    before_image: Bool[
+        Tensor, "batch key"
+    ]  # keys in front of the first image token (the system prompt)
     rows: Bool[Tensor, "batch query"]  # rows the method may edit in this sample
-    sinks: Float[Tensor, "batch 3 key"] | None = None  # 0 or 1: image, sinks, image without them (need "sinks")
-    received: Float[Tensor, "batch heads key"] | None = None  # a key's mean over the prompt's rows (need "received")
+    sinks: Float[Tensor, "batch 3 key"] | None = (
+        None  # 0 or 1: image, sinks, image without them (need "sinks")
+    )
+    received: Float[Tensor, "batch heads key"] | None = (
+        None  # a key's mean over the prompt's rows (need "received")
+    )
     tokens: Int[Tensor, " batch"] | None = None  # how many rows that were (the same)
     marks: Float[Tensor, "batch key"] | None = None  # what `mark_tokens` answered (need "vision")
-    logits: Float[Tensor, "batch heads query key"] | None = None  # edited attention logits (at and after the weights)
+    logits: Float[Tensor, "batch heads query key"] | None = (
+        None  # edited attention logits (at and after the weights)
+    )
     ids: Int[Tensor, "batch key"] | None = None  # of the prompt's tokens (scoring only)
-    positions: Int[Tensor, " query"] | None = None  # which tokens the rows belong to (need "weights", scoring only)
-    last: Int[Tensor, " batch"] | None = None  # number, among the rows, of each sample's last prompt row (the same)
-    weights: Float[Tensor, "batch heads query key"] | None = None  # attention weights before any edit (the same)
-    outputs: Float[Tensor, "batch heads dim"] | None = None  # last prompt row's head outputs (scoring only)
-    no_image: Float[Tensor, "batch heads dim"] | None = None  # the same with the image removed (need "no_image")
-    scores: Float[Tensor, "batch heads"] | None = None  # the method's own head scores of this prompt
+    positions: Int[Tensor, " query"] | None = (
+        None  # which tokens the rows belong to (need "weights", scoring only)
+    )
+    last: Int[Tensor, " batch"] | None = (
+        None  # number, among the rows, of each sample's last prompt row (the same)
+    )
+    weights: Float[Tensor, "batch heads query key"] | None = (
+        None  # attention weights before any edit (the same)
+    )
+    outputs: Float[Tensor, "batch heads dim"] | None = (
+        None  # last prompt row's head outputs (scoring only)
+    )
+    no_image: Float[Tensor, "batch heads dim"] | None = (
+        None  # the same with the image removed (need "no_image")
+    )
+    scores: Float[Tensor, "batch heads"] | None = (
+        None  # the method's own head scores of this prompt
+    )
     heads: Bool[Tensor, "batch heads"] | None = None  # the heads it chose
     # at the next token's logits only:
     step: int = 0  # tokens generated so far; 0 at the end of the prompt
-    other: Float[Tensor, "batch vocabulary"] | None = None  # logits of the second branch (`second_view`)
-    early: Float[Tensor, "batch layers vocabulary"] | None = None  # logits of early layers (`early_layers`)
+    other: Float[Tensor, "batch vocabulary"] | None = (
+        None  # logits of the second branch (`second_view`)
+    )
+    early: Float[Tensor, "batch layers vocabulary"] | None = (
+        None  # logits of early layers (`early_layers`)
+    )
 
 
 def setting(
@@ -66,12 +90,14 @@ def setting(
     high: float = math.inf,
     options: tuple[str, ...] = (),
 ) -> Any:
-    """A field of a method: its default, its meaning with unit, where the default comes from, and its range.
+    """A field of a method: its default, its meaning with unit, where the default comes from, and
+    its range.
 
     `low` and `high` bound a number (inclusive); `options` lists the choices of a string.
     """
     return dataclasses.field(
-        default=default, metadata={"doc": doc, "source": source, "low": low, "high": high, "options": options}
+        default=default,
+        metadata={"doc": doc, "source": source, "low": low, "high": high, "options": options},
     )
 
 
@@ -83,7 +109,9 @@ class Method:
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset()
-    reach: ClassVar[Literal["text", "last"]] = "text"  # attention rows edited: text behind the image, or the last row
+    reach: ClassVar[Literal["text", "last"]] = (
+        "text"  # attention rows edited: text behind the image, or the last row
+    )
     paper: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
@@ -93,7 +121,9 @@ class Method:
 
     @classmethod
     def method_name(cls) -> str:
-        """The name on the command line and in results: the acronym in lower case; RandomHeads is random-heads."""
+        """The name on the command line and in results: the acronym in lower case; RandomHeads is
+        random-heads.
+        """
         return re.sub("(?<=[a-z]{3})(?=[A-Z])", "-", cls.__name__).lower()
 
     @classmethod
@@ -103,59 +133,81 @@ class Method:
 
     def settings(self) -> dict[str, Any]:
         """Name and value of every setting, ready for JSON."""
-        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.metadata}
+        return {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(self)
+            if field.metadata
+        }
 
-    # what a method may answer --------------------------------------------------------------------------------
+    # what a method may answer
+    # --------------------------------------------------------------------------------
 
     def acts_in(self, layers: int) -> Collection[int]:
-        """The layers (of `layers`) in which the method acts. All of them unless a paper says otherwise."""
+        """The layers (of `layers`) in which the method acts. All of them unless a paper says
+        otherwise.
+        """
         return range(layers)
 
     def sink_rule(self) -> tuple[str, float]:
-        """How sinks are found, for a method that needs them: `("channels", τ)` or `("received", α)`."""
+        """How sinks are found, for a method that needs them: `("channels", τ)` or `("received",
+        α)`.
+        """
         return "channels", 20.0
 
     def second_view(self) -> View | None:
-        """What a second branch is to see (`NoImage`, `NoisedImage`, `DisturbedPrompt`); None for no branch.
+        """What a second branch is to see (`NoImage`, `NoisedImage`, `DisturbedPrompt`); None for no
+        branch.
 
-        The branch is the unmodified model: edits of attention and head outputs act in the main pass alone.
+        The branch is the unmodified model: edits of attention and head outputs act in the main pass
+        alone.
         """
         return None
 
     def early_layers(self, layers: int) -> Collection[int]:
-        """The layers (of `layers`) whose entering hidden states are to be read as logits, for `Seen.early`."""
+        """The layers (of `layers`) whose entering hidden states are to be read as logits, for
+        `Seen.early`.
+        """
         return ()
 
     def score_heads(self, seen: Seen) -> Float[Tensor, "batch heads"] | None:
-        """One score per head, asked once per prompt and layer; None for a method that chooses no heads."""
+        """One score per head, asked once per prompt and layer; None for a method that chooses no
+        heads.
+        """
         return None
 
-    def choose_heads(self, scores: Float[Tensor, "batch heads"], seen: Seen) -> Bool[Tensor, "batch heads"]:
+    def choose_heads(
+        self, scores: Float[Tensor, "batch heads"], seen: Seen
+    ) -> Bool[Tensor, "batch heads"]:
         """The heads to act on, from their scores; fixed for the rest of the sample."""
         return scores > -math.inf
 
     def mark_tokens(
         self, vision: Float[Tensor, "batch 2 columns"], image: Bool[Tensor, "batch columns"]
     ) -> Float[Tensor, "batch columns"]:
-        """A number per image token, asked once per prompt (need "vision"), for `Seen.marks`; 0 elsewhere.
+        """A number per image token, asked once per prompt (need "vision"), for `Seen.marks`; 0
+        elsewhere.
 
-        `vision` is the CLS token's attention in the vision tower's first and last but one layer, summed over heads.
+        `vision` is the CLS token's attention in the vision tower's first and last but one layer,
+        summed over heads.
         """
         return vision[:, 0]
 
     def given_heads(
         self, layers: int, heads: int
     ) -> tuple[Float[Tensor, "layers heads"], Bool[Tensor, "layers heads"]] | None:
-        """Scores of all heads and the heads to act on, for a method that knows them before any prompt."""
+        """Scores of all heads and the heads to act on, for a method that knows them before any
+        prompt.
+        """
         return None
 
     def attention_logits(
         self, logits: Float[Tensor, "batch heads query key"], seen: Seen
     ) -> Float[Tensor, "batch heads query key"]:
-        """Edit logits after scaling and mask, before the softmax. Masked keys hold −inf, and keep it in any case.
+        """Edit logits after scaling and mask, before the softmax. Masked keys hold −inf, and keep
+        it in any case.
 
-        Where the settings change nothing, return the very tensor given: the model then stays bit-equal. The same holds
-        for the places below.
+        Where the settings change nothing, return the very tensor given: the model then stays
+        bit-equal. The same holds for the places below.
         """
         return logits
 
@@ -179,7 +231,9 @@ class Method:
 
 
 def _check(field: dataclasses.Field[Any], value: Any) -> None:
-    """Raise `SettingError` unless `value` has the kind of the default and lies in the declared range."""
+    """Raise `SettingError` unless `value` has the kind of the default and lies in the declared
+    range.
+    """
     name, declared = field.name, field.metadata
     if options := declared["options"]:
         if value not in options:
@@ -209,7 +263,9 @@ def _check(field: dataclasses.Field[Any], value: Any) -> None:
             or not isinstance(number, int if whole else (int, float))
             or not math.isfinite(number)
         ):
-            raise SettingError(f"{name} must be a {'whole ' if whole else ''}number, got {number!r}")
+            raise SettingError(
+                f"{name} must be a {'whole ' if whole else ''}number, got {number!r}"
+            )
         if number < declared["low"]:
             raise SettingError(f"{name} must be >= {declared['low']:g}, got {number:g}")
         if number > declared["high"]:

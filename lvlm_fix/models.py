@@ -1,18 +1,18 @@
-"""Load a model, open a photo, ask about it: the stock calls, with clear errors."""
+"""Load a model and ask it about photos: the stock calls, with clear errors."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, ProcessorMixin
 from transformers.utils import logging
 
-from lvlm_fix.errors import ImageError, InputError, ModelError, SettingError
+from lvlm_fix.errors import InputError, ModelError, SettingError
+from lvlm_fix.images import open_image, sample_photos
 
 __all__ = [
     "DESCRIBE",
@@ -31,17 +31,24 @@ EMBEDDED = "tiny"
 
 
 def folder_of(name: str) -> str:
-    """Where transformers finds a model: the package's own folder for "tiny", else the name as it is."""
+    """Where transformers finds a model: the package's own folder for "tiny", else the name as it
+    is.
+    """
     return str(files("lvlm_fix") / "tiny") if name == EMBEDDED else name
 
 
 def load(
-    name: str, *, revision: str | None = None, dtype: torch.dtype | str = "auto", device: str | None = None
+    name: str,
+    *,
+    revision: str | None = None,
+    dtype: torch.dtype | str = "auto",
+    device: str | None = None,
 ) -> tuple[PreTrainedModel, ProcessorMixin]:
-    """Load any image-text-to-text model and its processor; "tiny" is the small test model inside this package.
+    """Load any image-text-to-text model and its processor; "tiny" is the small test model inside
+    this package.
 
-    Weights come from safetensors only and no remote code is run. `dtype` "auto" keeps the checkpoint's own, but
-    float32 for half-precision weights on a CPU. Raises `ModelError`.
+    Weights come from safetensors only and no remote code is run. `dtype` "auto" keeps the
+    checkpoint's own, but float32 for half-precision weights on a CPU. Raises `ModelError`.
     """
     path = folder_of(name)
     if device is None:
@@ -55,7 +62,9 @@ def load(
         shown = logging.get_verbosity()
         logging.set_verbosity_error()  # one warning per image processor where torchvision is absent
         try:
-            processor = AutoProcessor.from_pretrained(path, revision=revision, trust_remote_code=False)
+            processor = AutoProcessor.from_pretrained(
+                path, revision=revision, trust_remote_code=False
+            )
         finally:
             logging.set_verbosity(shown)
     except (OSError, ValueError, KeyError, ImportError) as error:
@@ -70,54 +79,47 @@ def revision_of(model: PreTrainedModel) -> str | None:
     return getattr(model.config, "_commit_hash", None)
 
 
-def sample_photos() -> list[Path]:
-    """The files of the photos that come with the package."""
-    return sorted(Path(str(files("lvlm_fix") / "photos")).glob("*.jpg"))
-
-
-def open_image(path: str | Path) -> Image.Image:
-    """Read a photo as RGB, turned upright by its EXIF data. Raises `ImageError`."""
-    if not Path(path).is_file():
-        raise ImageError(f"there is no image file {str(path)!r}")
-    try:
-        with Image.open(path) as image:
-            return upright(image)
-    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ImageError(f"cannot read {str(path)!r} as an image: {error}") from error
-
-
-def upright(image: Image.Image) -> Image.Image:
-    """The first frame, turned by EXIF, transparency on white, as RGB."""
-    image = ImageOps.exif_transpose(image)
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
-
-
 def prepare(
-    model: PreTrainedModel, processor: ProcessorMixin, images: Sequence[Image.Image | None], prompts: Sequence[str]
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
+    images: Sequence[Image.Image | None],
+    prompts: Sequence[str],
 ) -> Any:
-    """Left-padded inputs for `generate`: one chat turn per sample, with its image (None: text alone)."""
+    """Left-padded inputs for `generate`: one chat turn per sample, with its image (None: text
+    alone).
+    """
     if len(images) != len(prompts) or not prompts:
-        raise InputError(f"as many images as prompts, and at least one: got {len(images)} and {len(prompts)}")
+        raise InputError(
+            f"as many images as prompts, and at least one: got {len(images)} and {len(prompts)}"
+        )
     if any(not prompt.strip() for prompt in prompts):
         raise InputError("the prompt is empty")
     process: Any = processor  # each family's processor has its own call
     texts: list[str] = []
     for image, prompt in zip(images, prompts, strict=True):
-        content = ([] if image is None else [{"type": "image"}]) + [{"type": "text", "text": prompt}]
+        content = ([] if image is None else [{"type": "image"}]) + [
+            {"type": "text", "text": prompt}
+        ]
         try:
             texts.append(
-                process.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+                process.apply_chat_template(
+                    [{"role": "user", "content": content}], add_generation_prompt=True
+                )
             )
         except ValueError as error:
             raise ModelError(f"the processor has no chat template: {error}") from error
     given = [[image] for image in images if image is not None] or None
     bos = process.tokenizer.bos_token
-    special = not (bos and texts[0].startswith(bos))  # some templates write the first token themselves
+    special = not (
+        bos and texts[0].startswith(bos)
+    )  # some templates write the first token themselves
     inputs = process(
-        images=given, text=texts, padding=True, padding_side="left", add_special_tokens=special, return_tensors="pt"
+        images=given,
+        text=texts,
+        padding=True,
+        padding_side="left",
+        add_special_tokens=special,
+        return_tensors="pt",
     )
     return inputs.to(model.device, model.dtype)
 
@@ -131,7 +133,8 @@ def answer(
     max_new_tokens: int = 128,
     **generate: Any,
 ) -> list[str]:
-    """One text per image and prompt, in one left-padded batch; greedy unless `generate` says otherwise.
+    """One text per image and prompt, in one left-padded batch; greedy unless `generate` says
+    otherwise.
 
     `generate` goes to the stock `model.generate`. Raises `SettingError` and `InputError`.
     """

@@ -1,4 +1,6 @@
-"""Methods of other packages: entry points of the group `lvlm_fix.methods`, loaded when they are asked for."""
+"""Methods of other packages: entry points of the group `lvlm_fix.methods`, loaded when they are
+asked for.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +20,8 @@ class Methods(Mapping[str, type[Method]]):
 
     A built-in name is served without a look at other packages; listing names loads none of them.
 
-    Raises `PluginError` naming the package: where its method cannot be loaded, is no method, has another name than its
-    entry point, or bears a name that is taken.
+    Raises `PluginError` naming the package: where its method cannot be loaded, is no method, has
+    another name than its entry point, or bears a name that is taken.
     """
 
     def __init__(self, *kinds: type[Method]) -> None:
@@ -39,7 +41,9 @@ class Methods(Mapping[str, type[Method]]):
         for point in entry_points(group=GROUP):
             if point.name in self._built_in or point.name in found:
                 owner = _owner(found[point.name]) if point.name in found else "lvlm-fix itself"
-                raise PluginError(f"{_owner(point)} brings a method {point.name!r}, a name that {owner} has; rename it")
+                raise PluginError(
+                    f"{_owner(point)} brings a method {point.name!r}, a name that {owner} has; rename it"
+                )
             found[point.name] = point
         return found
 

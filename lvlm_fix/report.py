@@ -31,9 +31,17 @@ def report_of(number: int, method: Method, prompt: Prompt | None, layers: int) -
     """The report of the method at place `number`."""
     name, settings = method.method_name(), method.settings()
     if prompt is None or not prompt.any_image:
-        note = "no prompt has passed yet" if prompt is None else "the prompt has no image; nothing was changed"
+        note = (
+            "no prompt has passed yet"
+            if prompt is None
+            else "the prompt has no image; nothing was changed"
+        )
         return Report(name, settings, {}, {}, 0, note)
-    heads = {layer: found.sum(-1).tolist() for (i, layer), found in sorted(prompt.heads.items()) if i == number}
+    heads = {
+        layer: found.sum(-1).tolist()
+        for (i, layer), found in sorted(prompt.heads.items())
+        if i == number
+    }
     sinks = {}
     if "sinks" in method.needs:
         acting = set(method.acts_in(layers))

@@ -1,11 +1,13 @@
-"""The one list of cases of the contract suite: each method with neutral and with acting settings, and combinations."""
+"""The one list of cases of the contract suite: each method with neutral and with acting settings,
+and combinations.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
 import lvlm_fix as lf
-from lvlm_fix.families.probed import PROBES
+from lvlm_fix.tools.probing import PROBES
 
 CASES: dict[str, tuple[Any, Any]] = PROBES | {
     "var-received": (

@@ -52,9 +52,11 @@ def seeded() -> None:
 
 
 @pytest.fixture
-def lvlm(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, str, str]]:
+def lvlm(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., tuple[int, str, str]]:
     """The command line: words -> exit code, standard output, standard error."""
-    from lvlm_fix import cli
+    from lvlm_fix.tools import cli
 
     def run(*words: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["lvlm-fix", *map(str, words)])

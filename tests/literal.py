@@ -1,4 +1,6 @@
-"""The papers' equations, written slowly over full attention maps, independent of the library's attention."""
+"""The papers' equations, written slowly over full attention maps, independent of the library's
+attention.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +22,12 @@ def head_outputs(module: nn.Module, args: tuple[Tensor, ...]) -> Tensor:
 HEAD_DIM = 8
 
 
-def without_image(model: PreTrainedModel, ids: Tensor, mask: Tensor, image_token: int) -> dict[int, Tensor]:
-    """Every head's output at the last position with the image tokens deleted, sample by sample: layer -> b h d."""
+def without_image(
+    model: PreTrainedModel, ids: Tensor, mask: Tensor, image_token: int
+) -> dict[int, Tensor]:
+    """Every head's output at the last position with the image tokens deleted, sample by sample:
+    layer -> b h d.
+    """
     layers = model.get_decoder().layers
     found: dict[int, list[Tensor]] = {i: [] for i in range(len(layers))}
     for row, kept in zip(ids, mask, strict=True):
@@ -42,7 +48,8 @@ def vhd(with_image: Tensor, without: Tensor) -> list[float]:
     """VHD of one layer of one sample (heads dim), eq. 4 and 6, number by number."""
     heads = len(with_image)
     divergence = [
-        float(sum((a - b) ** 2 for a, b in zip(with_image[h], without[h], strict=True))) ** 0.5 for h in range(heads)
+        float(sum((a - b) ** 2 for a, b in zip(with_image[h], without[h], strict=True))) ** 0.5
+        for h in range(heads)
     ]
     activation = [float(sum(b**2 for b in without[h])) for h in range(heads)]
 
@@ -63,9 +70,16 @@ def above_median(scores: list[float]) -> list[bool]:
 
 @contextmanager
 def vhr(
-    model: PreTrainedModel, ids: Tensor, mask: Tensor, image_token: int, strength: float, acting: set[int]
+    model: PreTrainedModel,
+    ids: Tensor,
+    mask: Tensor,
+    image_token: int,
+    strength: float,
+    acting: set[int],
 ) -> Iterator[dict[int, list[list[float]]]]:
-    """VHR by hooks on the output projections; yields the VHD it measured in the prefill (layer -> sample -> head)."""
+    """VHR by hooks on the output projections; yields the VHD it measured in the prefill (layer ->
+    sample -> head).
+    """
     bare = without_image(model, ids, mask, image_token)
     measured: dict[int, list[list[float]]] = {}
     chosen: dict[int, list[list[bool]]] = {}
@@ -98,16 +112,25 @@ def var(
     model: PreTrainedModel, ids: Tensor, channels: list[int], *, tau: float, share: float, ratio: float,
     image_share: float, image_token: int,
 ) -> Iterator[list[int]]:  # fmt: skip
-    """VAR over full maps in plain loops; yields a list that collects how many rows changed. Needs a Llama decoder."""
+    """VAR over full maps in plain loops; yields a list that collects how many rows changed. Needs a
+    Llama decoder.
+    """
     layers = model.get_decoder().layers
     sinks: dict[int, Tensor] = {}
-    plain, implementation = modeling_llama.eager_attention_forward, model.get_decoder().config._attn_implementation
+    plain, implementation = (
+        modeling_llama.eager_attention_forward,
+        model.get_decoder().config._attn_implementation,
+    )
     changed: list[int] = []
 
-    def entering(module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], layer: int) -> None:
+    def entering(
+        module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], layer: int
+    ) -> None:
         x = args[0] if args else kwargs["hidden_states"]
         phi = x[..., channels].abs().amax(-1) / x.square().mean(-1).sqrt()
-        sinks[layer] = phi >= tau if x.shape[1] > 1 else torch.cat((sinks[layer], phi >= tau), dim=1)
+        sinks[layer] = (
+            phi >= tau if x.shape[1] > 1 else torch.cat((sinks[layer], phi >= tau), dim=1)
+        )
 
     def attention(module, query, key, value, attention_mask, scaling, **kwargs):  # type: ignore[no-untyped-def]
         groups = query.shape[1] // key.shape[1]
@@ -119,16 +142,26 @@ def var(
         if module.layer_idx < len(layers) - 1:
             for b in range(len(weights)):
                 image = [j for j in range(n_key) if j < prompt and ids[b, j] == image_token]
-                sink = [j for j in range(n_key) if sinks[module.layer_idx][b, j] and (j >= prompt or ids[b, j] != 0)]
+                sink = [
+                    j
+                    for j in range(n_key)
+                    if sinks[module.layer_idx][b, j] and (j >= prompt or ids[b, j] != 0)
+                ]
                 others = [j for j in image if j not in sink]
                 for i in range(n_query):
                     position = n_key - n_query + i
-                    if position < image[-1] or (position < prompt and ids[b, position] in (image_token, 0)):
+                    if position < image[-1] or (
+                        position < prompt and ids[b, position] in (image_token, 0)
+                    ):
                         continue
                     for h in range(weights.shape[1]):
                         row = weights[b, h, i].clone()
                         on_image, on_others = row[image].sum(), row[others].sum()
-                        if on_image >= image_share and on_others / on_image >= ratio and on_others > 0:
+                        if (
+                            on_image >= image_share
+                            and on_others / on_image >= ratio
+                            and on_others > 0
+                        ):
                             freed = share * row[sink].sum()
                             weights[b, h, i, sink] = (1 - share) * row[sink]
                             weights[b, h, i, others] = row[others] + freed * row[others] / on_others
@@ -155,8 +188,13 @@ def rows(
     model: PreTrainedModel, ids: Tensor, image_token: int, edit: Callable[..., Tensor], acting: set[int], last: bool,
     on_weights: bool,
 ) -> Iterator[None]:  # fmt: skip
-    """Edit one row of all heads at a time over full maps: its logits, or its weights given the logits (heads key)."""
-    plain, implementation = modeling_llama.eager_attention_forward, model.get_decoder().config._attn_implementation
+    """Edit one row of all heads at a time over full maps: its logits, or its weights given the
+    logits (heads key).
+    """
+    plain, implementation = (
+        modeling_llama.eager_attention_forward,
+        model.get_decoder().config._attn_implementation,
+    )
     prompt = ids.shape[1]
 
     def attention(module, query, key, value, attention_mask, scaling, **kwargs):  # type: ignore[no-untyped-def]
@@ -171,10 +209,14 @@ def rows(
             before = [j for j in range(image[0]) if ids[b, j] != 0]
             for i in range(n_query):
                 position = n_key - n_query + i
-                behind = position > image[-1] and (position >= prompt or ids[b, position] not in (image_token, 0))
+                behind = position > image[-1] and (
+                    position >= prompt or ids[b, position] not in (image_token, 0)
+                )
                 if module.layer_idx in acting and behind and (i == n_query - 1 or not last):
                     if on_weights:
-                        weights[b, :, i] = edit(bare[b, :, i].clone(), weights[b, :, i].clone(), image, before)
+                        weights[b, :, i] = edit(
+                            bare[b, :, i].clone(), weights[b, :, i].clone(), image, before
+                        )
                     else:
                         edited = edit(bare[b, :, i].clone(), None, image, before)
                         weights[b, :, i] = (edited + attention_mask[b, :, i]).softmax(-1)
@@ -191,10 +233,20 @@ def rows(
 
 @contextmanager
 def columns(
-    model: PreTrainedModel, ids: Tensor, mask: Tensor, image_token: int, edit: Callable[..., Tensor], acting: set[int]
+    model: PreTrainedModel,
+    ids: Tensor,
+    mask: Tensor,
+    image_token: int,
+    edit: Callable[..., Tensor],
+    acting: set[int],
 ) -> Iterator[None]:
-    """Edit one text row of weights at a time (heads key), given every column's mean over the prompt's whole map."""
-    plain, implementation = modeling_llama.eager_attention_forward, model.get_decoder().config._attn_implementation
+    """Edit one text row of weights at a time (heads key), given every column's mean over the
+    prompt's whole map.
+    """
+    plain, implementation = (
+        modeling_llama.eager_attention_forward,
+        model.get_decoder().config._attn_implementation,
+    )
     prompt = ids.shape[1]
     means: dict[tuple[int, int], Tensor] = {}
 
@@ -212,9 +264,13 @@ def columns(
             mean = torch.cat((mean, torch.zeros(len(mean), n_key - prompt)), dim=1)
             for i in range(n_query):
                 position = n_key - n_query + i
-                behind = position > image[-1] and (position >= prompt or ids[b, position] not in (image_token, 0))
+                behind = position > image[-1] and (
+                    position >= prompt or ids[b, position] not in (image_token, 0)
+                )
                 if module.layer_idx in acting and behind:
-                    weights[b, :, i] = edit(weights[b, :, i].clone(), mean, len(real), image, real[0])
+                    weights[b, :, i] = edit(
+                        weights[b, :, i].clone(), mean, len(real), image, real[0]
+                    )
         return (weights @ values).transpose(1, 2).contiguous(), weights
 
     model.set_attn_implementation({"text_config": "eager"})
@@ -228,7 +284,9 @@ def columns(
 
 @torch.no_grad()
 def cls_rows(tower: PreTrainedModel, pixels: Tensor) -> list[Tensor]:
-    """The CLS row of every tower layer's full map, summed over heads, without the CLS column: images patches."""
+    """The CLS row of every tower layer's full map, summed over heads, without the CLS column:
+    images patches.
+    """
     implementation = tower.config._attn_implementation
     tower.set_attn_implementation("eager")
     maps = tower(pixels, output_attentions=True).attentions

@@ -1,6 +1,8 @@
-"""Fast routes against the plain one, printed as JSON; run by `test_routes.py` in a process of its own.
+"""Fast routes against the plain one, printed as JSON; run by `test_routes.py` in a process of its
+own.
 
-Of its own, because the shape checks of the tests wrap every function, which a compiler cannot trace.
+Of its own, because the shape checks of the tests wrap every function, which a compiler cannot
+trace.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from transformers import CompileConfig
 from transformers.utils import logging
 
 import lvlm_fix as lf
-from lvlm_fix.families.miniature import miniature
+from lvlm_fix.tools.miniature import miniature
 
 logging.set_verbosity_error()
 OPTIONS: dict[str, Any] = {
@@ -29,21 +31,32 @@ OPTIONS: dict[str, Any] = {
 VAR = lf.VAR(threshold=1.4, ratio=0.1, image_share=0.1)
 SHAPE = np.arange(30, dtype=float).reshape(5, 6)
 TABLE = lf.HeadTable("vhd", SHAPE, np.zeros_like(SHAPE), 1, "made-up", None, "", {})
-CASES: dict[str, list[lf.Method]] = {"vhr": [lf.VHR()], "var+vhr": [VAR, lf.VHR(strength=1.5)], "pai": [lf.PAI()]}
+CASES: dict[str, list[lf.Method]] = {
+    "vhr": [lf.VHR()],
+    "var+vhr": [VAR, lf.VHR(strength=1.5)],
+    "pai": [lf.PAI()],
+}
 
 
 def difference(one: Any, other: Any) -> float:
-    """The largest difference of the logits of two generated texts; tokens that both exclude hold −inf."""
+    """The largest difference of the logits of two generated texts; tokens that both exclude hold
+    −inf.
+    """
     pairs = (
-        (a.nan_to_num(neginf=-1e9), b.nan_to_num(neginf=-1e9)) for a, b in zip(one.logits, other.logits, strict=True)
+        (a.nan_to_num(neginf=-1e9), b.nan_to_num(neginf=-1e9))
+        for a, b in zip(one.logits, other.logits, strict=True)
     )
     return max(float((a - b).abs().max()) for a, b in pairs)
 
 
 def compiled() -> dict[str, Any]:
-    """A static cache and a compiled decoding step: whole graphs, and an error where a token compiles anew."""
+    """A static cache and a compiled decoding step: whole graphs, and an error where a token
+    compiles anew.
+    """
     out = {}
-    how = CompileConfig(fullgraph=True, backend="eager", mode=None)  # the tracing is what can break; no C compiler
+    how = CompileConfig(
+        fullgraph=True, backend="eager", mode=None
+    )  # the tracing is what can break; no C compiler
     how._compile_all_devices = True  # a CPU too
     static = OPTIONS | {"cache_implementation": "static", "compile_config": how}
     config.error_on_recompile = True
@@ -81,7 +94,9 @@ def int8() -> dict[str, Any] | None:
     plain, _ = miniature("llava")
     for name, parameter in plain.named_parameters():
         quantised = model.get_parameter(name)
-        parameter.data = quantised.dequantize() if type(quantised.data) is not torch.Tensor else quantised.data
+        parameter.data = (
+            quantised.dequantize() if type(quantised.data) is not torch.Tensor else quantised.data
+        )
     bare = model.generate(**inputs, **OPTIONS)
     for name, methods in CASES.items():
         with lf.fix(model, methods):
@@ -99,14 +114,18 @@ def int8() -> dict[str, Any] | None:
 
 
 def devices() -> dict[str, list[tuple[str, str]]]:
-    """Where each layer was and where its edited output is, with layers on two devices that are not there.
+    """Where each layer was and where its edited output is, with layers on two devices that are not
+    there.
 
-    Their tensors hold no data, and refuse to mix devices as real ones do. A real prefill's state is moved to the first
-    device (and what belongs to a layer to that layer's); then every layer's attention passes, prefill and decoding.
+    Their tensors hold no data, and refuse to mix devices as real ones do. A real prefill's state is
+    moved to the first device (and what belongs to a layer to that layer's); then every layer's
+    attention passes, prefill and decoding.
     """
     _setup_privateuseone_for_python_backend("pretended")
     out = {}
-    for name, methods in (CASES | {"spin+vaf": [lf.SPIN(), lf.VAF()], "table": [lf.VHR(table=TABLE)]}).items():
+    for name, methods in (
+        CASES | {"spin+vaf": [lf.SPIN(), lf.VAF()], "table": [lf.VHR(table=TABLE)]}
+    ).items():
         for prefill in (True, False):
             model, inputs = miniature("llava")
             with lf.fix(model, methods) as handle:
@@ -126,7 +145,9 @@ def devices() -> dict[str, list[tuple[str, str]]]:
                         if prefill and name != "table":
                             state.clear()  # to be chosen in this pass
                         for key in state:  # what a table gives lies with the prompt at first
-                            state[key] = mode.from_tensor(state[key].clone()).to(places[0 if prefill else key[1]])
+                            state[key] = mode.from_tensor(state[key].clone()).to(
+                                places[0 if prefill else key[1]]
+                            )
                     for state in (prompt.sinks, prompt.no_image):
                         for layer in state:
                             state[layer] = mode.from_tensor(state[layer].clone()).to(places[layer])
@@ -137,7 +158,9 @@ def devices() -> dict[str, list[tuple[str, str]]]:
                             for heads, n in ((6, rows), (2, keys), (2, keys))
                         )
                         mask = torch.ones(batch, 1, rows, keys, dtype=torch.bool, device=place)
-                        output, _ = handle.attend(unedited, module, query, key, value, mask, scaling=0.3)
+                        output, _ = handle.attend(
+                            unedited, module, query, key, value, mask, scaling=0.3
+                        )
                         found.append((str(place), str(output.device)))
             out[f"{name}, {'prefill' if prefill else 'decoding'}"] = found
     return out

@@ -1,4 +1,6 @@
-"""The benchmark measures what it says; its figures are not tested, only what must hold on any machine."""
+"""The benchmark measures what it says; its figures are not tested, only what must hold on any
+machine.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +14,8 @@ import torch
 
 import lvlm_fix as lf
 from lvlm_fix import bench as benching
-from lvlm_fix.families.miniature import miniature
-from lvlm_fix.geometries import GEOMETRIES, Subject, subject
+from lvlm_fix.tools.geometries import GEOMETRIES, Subject, subject
+from lvlm_fix.tools.miniature import miniature
 
 VAR = lf.VAR(threshold=1.4, ratio=0.1, image_share=0.1)
 
@@ -29,7 +31,9 @@ def questions(asked: Subject) -> list[dict[str, Any]]:
 
 def test_the_command_prints_ratios_of_every_method_and_rival(lvlm: Any) -> None:
     words = ("--model", "smallest", "--tokens", 2, "--repeats", 2, "--batch", "1,2")
-    code, out, _ = lvlm("bench", *words, "--method", "var+vhr", "--method", "literal:var+vhr", "--json")
+    code, out, _ = lvlm(
+        "bench", *words, "--method", "var+vhr", "--method", "literal:var+vhr", "--json"
+    )
     document = json.loads(out)
     assert code == 0 and document["machine"]["random_weights"]
     rows = {(row["method"], row["batch"]): row for row in document["rows"]}
@@ -37,7 +41,10 @@ def test_the_command_prints_ratios_of_every_method_and_rival(lvlm: Any) -> None:
     assert all(row["acted"] and row["rounds"] == 2 for row in rows.values())
     for batch in (1, 2):
         plain, fast, literal = (rows[m, batch] for m in ("none", "var+vhr", "literal:var+vhr"))
-        assert plain["decode_ratio"] == plain["prefill_ratio"] == [1, 1, 1] and plain["memory_ratio"] == 1
+        assert (
+            plain["decode_ratio"] == plain["prefill_ratio"] == [1, 1, 1]
+            and plain["memory_ratio"] == 1
+        )
         assert fast["again_ratio"][0] > fast["no_image_ratio"][0] > 0 == plain["no_image_ratio"][0]
         assert fast["memory_ratio"] < literal["memory_ratio"]
         assert fast["no_image_share"] == pytest.approx(55 / 631)
@@ -47,7 +54,12 @@ def test_the_command_prints_ratios_of_every_method_and_rival(lvlm: Any) -> None:
 @pytest.mark.parametrize("methods", [[VAR, lf.VHR()], [lf.VAF()], [lf.PAI(contrast=1.0)]])
 def test_the_literal_rival_does_the_same(family: str, methods: list[lf.Method]) -> None:
     model, inputs = miniature(family)
-    options = {"max_new_tokens": 4, "do_sample": False, "output_logits": True, "return_dict_in_generate": True}
+    options = {
+        "max_new_tokens": 4,
+        "do_sample": False,
+        "output_logits": True,
+        "return_dict_in_generate": True,
+    }
     with lf.fix(model, methods):
         wanted = model.generate(**inputs, **options)
     model.set_attn_implementation({"text_config": "eager"})
@@ -57,7 +69,9 @@ def test_the_literal_rival_does_the_same(family: str, methods: list[lf.Method]) 
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
 
 
-def test_names_take_turns_token_by_token(monkeypatch: pytest.MonkeyPatch, smallest: Subject) -> None:
+def test_names_take_turns_token_by_token(
+    monkeypatch: pytest.MonkeyPatch, smallest: Subject
+) -> None:
     log, tick = list[str](), benching._Clock.tick
 
     def logged(self: Any, *args: Any) -> None:
@@ -65,21 +79,31 @@ def test_names_take_turns_token_by_token(monkeypatch: pytest.MonkeyPatch, smalle
         tick(self, *args)
 
     monkeypatch.setattr(benching._Clock, "tick", logged)
-    served = {name: replace(smallest, model=benching._twin(smallest.model)) for name in ("none", "vhr", "var")}
+    served = {
+        name: replace(smallest, model=benching._twin(smallest.model))
+        for name in ("none", "vhr", "var")
+    }
     twins = {subject.model: name for name, subject in served.items()}
     benching._round(served, ("var", "none", "vhr"), questions(smallest), benching.Plan(tokens=2))
     assert log == 4 * ["var", "none", "vhr"]
 
 
-def test_a_round_serves_twins_with_the_same_weights_and_raises_what_one_raises(smallest: Subject) -> None:
+def test_a_round_serves_twins_with_the_same_weights_and_raises_what_one_raises(
+    smallest: Subject,
+) -> None:
     twin = benching._twin(smallest.model)
     assert all(a is b for a, b in zip(twin.parameters(), smallest.model.parameters(), strict=True))
-    twins = {name: replace(smallest, model=benching._twin(smallest.model)) for name in ("none", "vhr", "mitigv:pai")}
+    twins = {
+        name: replace(smallest, model=benching._twin(smallest.model))
+        for name in ("none", "vhr", "mitigv:pai")
+    }
     prompts, plan = questions(smallest), benching.Plan(tokens=2)
     times = benching._round(twins, ("vhr", "none"), prompts, plan)
     assert len(times["vhr"].steps) == len(times["none"].steps) == 2
     assert times["vhr"].acted and times["vhr"].no_image > 0 == times["none"].no_image
-    with pytest.raises(lf.SettingError, match="needs the package mitigv"):  # random weights have no processor
+    with pytest.raises(
+        lf.SettingError, match="needs the package mitigv"
+    ):  # random weights have no processor
         benching._round(twins, ("vhr", "mitigv:pai", "none"), prompts, plan)
 
 
@@ -119,7 +143,9 @@ def test_another_packages_loop_takes_turns(monkeypatch: pytest.MonkeyPatch, tmp_
 def test_extra_memory_grows_with_the_length_and_not_with_its_square(smallest: Subject) -> None:
     plan = benching.Plan(methods=("var+vhr", "literal:var+vhr"))
     rows = benching.lengths(smallest, plan, (576, 1152, 2304))
-    fast, literal = ([row["extra_mib"] for row in rows if row["method"] == name] for name in plan.methods)
+    fast, literal = (
+        [row["extra_mib"] for row in rows if row["method"] == name] for name in plan.methods
+    )
     assert fast[2] < 5 * max(fast[0], 0.5)  # four times the length
     assert literal[2] > 10 * literal[0]
     assert literal[2] > 20 * fast[2]
@@ -143,9 +169,16 @@ def test_every_geometry_is_a_model_of_its_size(name: str) -> None:
 
     config = dict(GEOMETRIES[name]().config)
     with torch.device("meta"):
-        model = AutoModelForImageTextToText.from_config(AutoConfig.for_model(config.pop("model_type"), **config))
+        model = AutoModelForImageTextToText.from_config(
+            AutoConfig.for_model(config.pop("model_type"), **config)
+        )
     billions = sum(p.numel() for p in model.parameters()) / 1e9
-    sizes = {"llava-1.5-7b": 7.06, "qwen2.5-vl-7b": 8.29, "llava-1.5-7b-scaled": 0.92, "smallest": 0.001}
+    sizes = {
+        "llava-1.5-7b": 7.06,
+        "qwen2.5-vl-7b": 8.29,
+        "llava-1.5-7b-scaled": 0.92,
+        "smallest": 0.001,
+    }
     assert billions == pytest.approx(sizes[name], rel=0.02, abs=0.0005)
 
 

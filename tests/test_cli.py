@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from lvlm_fix import cli
 from lvlm_fix.heads.table import HeadTable
+from lvlm_fix.tools import cli
 
 
 def test_caption_prints_one_json_document(lvlm: Any, photos: list[Path]) -> None:
@@ -26,34 +26,57 @@ def test_caption_prints_one_json_document(lvlm: Any, photos: list[Path]) -> None
         assert item["image"] == str(photo)
         assert (before["method"], after["method"]) == ("none", "var+vhr")
         assert before["text"] and after["text"] and before["seconds"] > 0
-        assert "no attention sinks" in after["acted"]["var"]["note"] or after["acted"]["var"]["rows_edited"]
+        assert (
+            "no attention sinks" in after["acted"]["var"]["note"]
+            or after["acted"]["var"]["rows_edited"]
+        )
         assert after["acted"]["vhr"]["heads"]
 
 
 def test_caption_shows_two_texts(lvlm: Any, photos: list[Path]) -> None:
-    code, out, _ = lvlm("caption", photos[0], "--method", "vhr", "--set", "vhr.strength=3", "--max-new-tokens", 8)
+    code, out, _ = lvlm(
+        "caption", photos[0], "--method", "vhr", "--set", "vhr.strength=3", "--max-new-tokens", 8
+    )
     assert code == 0
     assert "none" in out and "vhr" in out and "heads by layer" in out
 
 
-def test_grounding_gives_every_word_its_scores_and_marks_weak_ones(lvlm: Any, photos: list[Path]) -> None:
+def test_grounding_gives_every_word_its_scores_and_marks_weak_ones(
+    lvlm: Any, photos: list[Path]
+) -> None:
     words = ("caption", photos[0], "--method", "vhr", "--grounding", "--max-new-tokens", 12)
     _, out, _ = lvlm(*words, "--json")
     outputs = json.loads(out)["items"][0]["outputs"]
     for output in outputs:
         found = output["grounding"]
-        assert [word["word"] for word in found["words"]] == [word.strip(".,") for word in output["text"].split()]
-        assert all(output["text"][word["start"] : word["end"]] == word["word"] for word in found["words"])
+        assert [word["word"] for word in found["words"]] == [
+            word.strip(".,") for word in output["text"].split()
+        ]
+        assert all(
+            output["text"][word["start"] : word["end"]] == word["word"] for word in found["words"]
+        )
         assert {"t_vhd", "log_probability", "image_gain"} <= set(found["words"][0])
-        assert any(word["weak"] for word in found["words"]) and not all(word["weak"] for word in found["words"])
+        assert any(word["weak"] for word in found["words"]) and not all(
+            word["weak"] for word in found["words"]
+        )
     code, out, _ = lvlm(*words)
     assert code == 0
-    assert out.count("(?)") == sum(word["weak"] for output in outputs for word in output["grounding"]["words"])
+    assert out.count("(?)") == sum(
+        word["weak"] for output in outputs for word in output["grounding"]["words"]
+    )
 
 
 def test_a_neutral_method_gives_the_same_text(lvlm: Any, photos: list[Path]) -> None:
     _, out, _ = lvlm(
-        "caption", photos[0], "--json", "--set", "vhr.strength=1", "--set", "var.share=0", "--max-new-tokens", 24
+        "caption",
+        photos[0],
+        "--json",
+        "--set",
+        "vhr.strength=1",
+        "--set",
+        "var.share=0",
+        "--max-new-tokens",
+        24,
     )
     before, after = json.loads(out)["items"][0]["outputs"]
     assert before["text"] == after["text"]
@@ -63,7 +86,14 @@ def test_a_broken_image_loses_no_other(lvlm: Any, photos: list[Path], tmp_path: 
     broken = tmp_path / "broken.jpg"
     broken.write_text("this is no photo")
     code, out, err = lvlm(
-        "caption", photos[0], broken, tmp_path / "absent.jpg", photos[1], "--json", "--max-new-tokens", 4
+        "caption",
+        photos[0],
+        broken,
+        tmp_path / "absent.jpg",
+        photos[1],
+        "--json",
+        "--max-new-tokens",
+        4,
     )
     items = json.loads(out)["items"]
     assert code == 2
@@ -83,12 +113,20 @@ def test_a_broken_image_loses_no_other(lvlm: Any, photos: list[Path], tmp_path: 
         (["caption", "PHOTO", "--prompt", " "], "the prompt is empty"),
         (["heads", "show", "PHOTO"], "as a head table"),
         (["heads", "show", "absent.json"], "as a head table"),
-        (["heads", "compare", "absent.json", "absent.json"], "cannot read 'absent.json' as a head table"),
-        (["caption", "PHOTO", "--set", "vhr.table=absent.json"], "cannot read 'absent.json' as a head table"),
+        (
+            ["heads", "compare", "absent.json", "absent.json"],
+            "cannot read 'absent.json' as a head table",
+        ),
+        (
+            ["caption", "PHOTO", "--set", "vhr.table=absent.json"],
+            "cannot read 'absent.json' as a head table",
+        ),
         (["heads", "score", "--images", "absent", "--out", "t.json"], "takes a folder of photos"),
     ],
 )
-def test_bad_input_is_one_clear_line_and_exit_2(lvlm: Any, photos: list[Path], words: list[str], message: str) -> None:
+def test_bad_input_is_one_clear_line_and_exit_2(
+    lvlm: Any, photos: list[Path], words: list[str], message: str
+) -> None:
     code, out, err = lvlm(*(str(photos[0]) if word == "PHOTO" else word for word in words))
     assert code == 2
     assert out == ""
@@ -105,13 +143,21 @@ def test_methods_and_families_as_json(lvlm: Any) -> None:
     found = json.loads(out)["families"]
     llava = next(row["methods"] for row in found if row["family"] == "llava")
     assert set(llava) == set(rows) - {"none"} and llava["vhr"] == llava["var"] == "works"
-    assert {value for row in found for value in row["methods"].values()} <= {"works", "refused", "unknown"}
+    assert {value for row in found for value in row["methods"].values()} <= {
+        "works",
+        "refused",
+        "unknown",
+    }
 
 
 @pytest.mark.parametrize("metric", ["vhd", "retrieval-picture"])
-def test_heads_are_scored_saved_shown_and_drawn(lvlm: Any, photos: list[Path], tmp_path: Path, metric: str) -> None:
+def test_heads_are_scored_saved_shown_and_drawn(
+    lvlm: Any, photos: list[Path], tmp_path: Path, metric: str
+) -> None:
     table, png = tmp_path / "heads.json", tmp_path / "heads.png"
-    code, _, _ = lvlm("heads", "score", "--images", photos[0].parent, "--metric", metric, "--out", table)
+    code, _, _ = lvlm(
+        "heads", "score", "--images", photos[0].parent, "--metric", metric, "--out", table
+    )
     assert code == 0
     loaded = HeadTable.load(table)
     assert (loaded.metric, loaded.n, loaded.model, loaded.mean.shape) == (metric, 3, "tiny", (6, 8))
@@ -123,26 +169,53 @@ def test_heads_are_scored_saved_shown_and_drawn(lvlm: Any, photos: list[Path], t
         assert drawn.format == "PNG"
     _, out, _ = lvlm("heads", "compare", table, table, "--top", 5, "--json")
     document = json.loads(out)
-    assert document["spearman"] == pytest.approx(1) and (document["heads"], document["overlap"]) == (48, 1)
-    code, _, _ = lvlm("caption", photos[0], "--method", "vhr", "--set", f"vhr.table={table}", "--max-new-tokens", 2)
+    assert document["spearman"] == pytest.approx(1) and (
+        document["heads"],
+        document["overlap"],
+    ) == (48, 1)
+    code, _, _ = lvlm(
+        "caption",
+        photos[0],
+        "--method",
+        "vhr",
+        "--set",
+        f"vhr.table={table}",
+        "--max-new-tokens",
+        2,
+    )
     assert code == 0
 
 
-def test_labelled_captions_make_the_tables_of_act_and_ad_hh(lvlm: Any, photos: list[Path], tmp_path: Path) -> None:
-    captions, truth, words, table = (tmp_path / name for name in ("c.json", "t.json", "w.jsonl", "act.json"))
+def test_labelled_captions_make_the_tables_of_act_and_ad_hh(
+    lvlm: Any, photos: list[Path], tmp_path: Path
+) -> None:
+    captions, truth, words, table = (
+        tmp_path / name for name in ("c.json", "t.json", "w.jsonl", "act.json")
+    )
     photo = tmp_path / "000000000007.jpg"
     photo.write_bytes(photos[0].read_bytes())
     captions.write_text(json.dumps([{"image_id": 7, "caption": "A cup beside two dogs."}]))
     truth.write_text(json.dumps({"7": ["cup"]}))
-    code, _, _ = lvlm("eval", "score", "chair", "--captions", captions, "--truth", truth, "--words", words)
+    code, _, _ = lvlm(
+        "eval", "score", "chair", "--captions", captions, "--truth", truth, "--words", words
+    )
     assert code == 0
     assert json.loads(words.read_text()) == {
         "image": 7, "text": "A cup beside two dogs.", "grounded": ["cup"], "invented": ["dogs"],
     }  # fmt: skip
-    code, _, _ = lvlm("heads", "score", "--images", tmp_path, "--metric", "act", "--words", words, "--out", table)
+    code, _, _ = lvlm(
+        "heads", "score", "--images", tmp_path, "--metric", "act", "--words", words, "--out", table
+    )
     scored = HeadTable.load(table)
     assert code == 0 and (scored.metric, scored.n, scored.mean.shape) == ("act", 1, (6, 8))
-    assert [bool((row == row).all()) for row in scored.mean] == [False, False, True, True, True, False]  # ACT's layers
+    assert [bool((row == row).all()) for row in scored.mean] == [
+        False,
+        False,
+        True,
+        True,
+        True,
+        False,
+    ]  # ACT's layers
     code, _, err = lvlm("heads", "score", "--images", tmp_path, "--metric", "ad-hh", "--out", table)
     assert code == 2 and "--words goes with the scores over words" in err
 
@@ -152,7 +225,9 @@ def test_the_library_imports_neither_evaluation_nor_demo() -> None:
     for file in root.rglob("*.py"):
         lines = file.read_text().splitlines()
         assert not [
-            line for line in lines if line.strip().startswith(("import lvlm_", "from lvlm_")) and "lvlm_fix" not in line
+            line
+            for line in lines
+            if line.strip().startswith(("import lvlm_", "from lvlm_")) and "lvlm_fix" not in line
         ]
 
 
@@ -165,8 +240,8 @@ def test_importing_changes_nothing_in_transformers() -> None:
 
 
 def test_the_page_of_the_families_is_that_of_the_data_and_the_data_are_of_all_methods() -> None:
-    from lvlm_fix.families.probed import PAGE, page, read_probed
     from lvlm_fix.methods import METHODS
+    from lvlm_fix.tools.probing import PAGE, page, read_probed
 
     rows = read_probed()
     assert all(sorted(row["methods"]) == sorted(METHODS) for row in rows)
@@ -182,4 +257,6 @@ def test_imports_run_one_way() -> None:
         files = list((root / room).rglob("*.py"))
         assert files
         for file in files:
-            assert not re.search(rf"^\s*(from|import) ({above})\b", file.read_text(), re.MULTILINE), file
+            assert not re.search(
+                rf"^\s*(from|import) ({above})\b", file.read_text(), re.MULTILINE
+            ), file

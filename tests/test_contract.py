@@ -16,45 +16,75 @@ from torch.nn.attention.flex_attention import flex_attention
 from transformers import DynamicCache, PreTrainedModel, StaticCache, TextIteratorStreamer
 
 import lvlm_fix as lf
-from lvlm_fix.families.miniature import IMAGE, inputs_for, miniature, sample
-from lvlm_fix.families.probed import PROBES, HalfOutputs, HalfWeights, read_probed
 from lvlm_fix.methods import METHODS
 from lvlm_fix.text_only import TextOnly
+from lvlm_fix.tools.miniature import IMAGE, inputs_for, miniature, sample
+from lvlm_fix.tools.probing import PROBES, HalfOutputs, HalfWeights, read_probed
 
 GREEDY = {"max_new_tokens": 4, "min_new_tokens": 4, "do_sample": False}
 EVERY_LAYER = lf.VHR(layers=tuple(range(5)))
-FAMILIES = ("llava", "llava_next", "qwen2_5_vl", "qwen3_vl", "internvl", "gemma3", "smolvlm", "instructblip")
+FAMILIES = (
+    "llava",
+    "llava_next",
+    "qwen2_5_vl",
+    "qwen3_vl",
+    "internvl",
+    "gemma3",
+    "smolvlm",
+    "instructblip",
+)
 PROBED = {row["family"]: row["methods"] for row in read_probed()}
 both = pytest.mark.parametrize("case", CASES)
-compiles = pytest.mark.skipif(shutil.which("c++") is None, reason="flex attention needs a C++ compiler")
+compiles = pytest.mark.skipif(
+    shutil.which("c++") is None, reason="flex attention needs a C++ compiler"
+)
 every_family = pytest.mark.parametrize("family", FAMILIES)
-REFUSED = [(family, name) for family in FAMILIES for name, how in PROBED[family].items() if how == "refused"]
+REFUSED = [
+    (family, name)
+    for family in FAMILIES
+    for name, how in PROBED[family].items()
+    if how == "refused"
+]
 supported = pytest.mark.parametrize(
-    ("family", "case"), [(family, case) for family in FAMILIES for case in CASES if (family, case) not in REFUSED]
+    ("family", "case"),
+    [(family, case) for family in FAMILIES for case in CASES if (family, case) not in REFUSED],
 )
 
 
 @functools.cache
 def built(family: str) -> tuple[PreTrainedModel, dict[str, Tensor], Tensor, Tensor]:
-    """A miniature, shared by the tests that leave it as it was; its inputs, plain logits and plain text."""
+    """A miniature, shared by the tests that leave it as it was; its inputs, plain logits and plain
+    text.
+    """
     model, inputs = miniature(family)
     with torch.no_grad():
         return model, inputs, model(**inputs).logits, model.generate(**inputs, **GREEDY)
 
 
-def steps_of(model: PreTrainedModel, inputs: dict[str, Tensor], **options: Any) -> tuple[Tensor, ...]:
+def steps_of(
+    model: PreTrainedModel, inputs: dict[str, Tensor], **options: Any
+) -> tuple[Tensor, ...]:
     """The logits of every token of a greedy text."""
-    return model.generate(**inputs, **GREEDY, **options, output_logits=True, return_dict_in_generate=True).logits
+    return model.generate(
+        **inputs, **GREEDY, **options, output_logits=True, return_dict_in_generate=True
+    ).logits
 
 
 def hooks_of(model: nn.Module) -> list[int]:
     """How many hooks and instance attributes each module of the model has."""
-    return [len(m._forward_pre_hooks) + len(m._forward_hooks) + len(m.__dict__) for m in model.modules()]
+    return [
+        len(m._forward_pre_hooks) + len(m._forward_hooks) + len(m.__dict__) for m in model.modules()
+    ]
 
 
-def scores(model: PreTrainedModel, inputs: dict[str, Tensor], handle: lf.Fix | None = None) -> Tensor:
+def scores(
+    model: PreTrainedModel, inputs: dict[str, Tensor], handle: lf.Fix | None = None
+) -> Tensor:
     """The head scores of a prompt, under a fix that is there or a new one."""
-    with torch.no_grad(), contextlib.nullcontext(handle) if handle else lf.fix(model, EVERY_LAYER) as acting:
+    with (
+        torch.no_grad(),
+        contextlib.nullcontext(handle) if handle else lf.fix(model, EVERY_LAYER) as acting,
+    ):
         model(**inputs)
         return acting.scores().clone()
 
@@ -64,7 +94,9 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     """The passes without image, as they come: tokens that were known, texts."""
     log, run = list[tuple[int, int]](), TextOnly._pass
 
-    def logged(self: TextOnly, prefix: tuple[int, ...], texts: dict[Any, Any], device: torch.device) -> None:
+    def logged(
+        self: TextOnly, prefix: tuple[int, ...], texts: dict[Any, Any], device: torch.device
+    ) -> None:
         log.append((len(prefix), len(texts)))
         run(self, prefix, texts, device)
 
@@ -96,17 +128,23 @@ def test_neutral_is_bit_equal_and_acting_is_not(case: str, family: str) -> None:
 
 
 @pytest.mark.parametrize(("family", "case"), REFUSED)
-def test_a_refusal_says_what_is_missing_and_leaves_the_model_as_it_was(case: str, family: str) -> None:
+def test_a_refusal_says_what_is_missing_and_leaves_the_model_as_it_was(
+    case: str, family: str
+) -> None:
     model, inputs, logits, _ = built(family)
     with torch.no_grad():
-        with pytest.raises(lf.ModelError, match=type(model).__name__), lf.fix(model, CASES[case][1]):
+        with (
+            pytest.raises(lf.ModelError, match=type(model).__name__),
+            lf.fix(model, CASES[case][1]),
+        ):
             model(**inputs)
         assert torch.equal(model(**inputs).logits, logits)
     assert all("_lvlm_fix" not in module.__dict__ for module in model.modules())
 
 
 @pytest.mark.parametrize(
-    ("family", "case"), [*(("llava", case) for case in CASES), *((f, "var+vhr") for f in FAMILIES[1:])]
+    ("family", "case"),
+    [*(("llava", case) for case in CASES), *((f, "var+vhr") for f in FAMILIES[1:])],
 )
 def test_leaving_restores_everything_also_after_an_error(family: str, case: str) -> None:
     model, inputs, _, _ = built(family)
@@ -143,7 +181,8 @@ def test_a_padded_batch_equals_one_by_one(case: str, family: str) -> None:
 def test_with_and_without_cache_agree(family: str) -> None:
     """Decoding from the cache gives the logits of one pass over prompt and text.
 
-    For VAR alone: heads (VHR) and received sinks are chosen at the end of the prompt, so a longer prompt chooses anew.
+    For VAR alone: heads (VHR) and received sinks are chosen at the end of the prompt, so a longer
+    prompt chooses anew.
     """
     model = built(family)[0]
     inputs = inputs_for(model, samples=1)
@@ -161,7 +200,9 @@ def test_with_and_without_cache_agree(family: str) -> None:
 
 @every_family
 def test_recomputed_rows_are_those_of_the_model(family: str) -> None:
-    """Half of all weights is half of all outputs: mask, scale, grouping and window are the model's own."""
+    """Half of all weights is half of all outputs: mask, scale, grouping and window are the model's
+    own.
+    """
     model, inputs, _, _ = built(family)
     options = GREEDY | {"output_logits": True, "return_dict_in_generate": True}
     found = []
@@ -172,7 +213,8 @@ def test_recomputed_rows_are_those_of_the_model(family: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("family", "case"), [*(("llava", case) for case in CASES), ("gemma3", "var+vhr"), ("instructblip", "var+vhr")]
+    ("family", "case"),
+    [*(("llava", case) for case in CASES), ("gemma3", "var+vhr"), ("instructblip", "var+vhr")],
 )
 def test_beams_and_batches_of_beams(family: str, case: str) -> None:
     model, inputs, _, _ = built(family)
@@ -184,7 +226,9 @@ def test_beams_and_batches_of_beams(family: str, case: str) -> None:
     assert torch.equal(together[:, -4:], torch.stack(alone))
 
 
-def test_the_pass_without_image_runs_once_per_question_until_weights_change(passes: list[tuple[int, int]]) -> None:
+def test_the_pass_without_image_runs_once_per_question_until_weights_change(
+    passes: list[tuple[int, int]],
+) -> None:
     model, inputs = miniature("llava")
     other = inputs | {"pixel_values": inputs["pixel_values"].flip(-1)}
     first, second = scores(model, inputs), scores(model, other)
@@ -194,7 +238,9 @@ def test_the_pass_without_image_runs_once_per_question_until_weights_change(pass
         assert torch.equal(scores(model, inputs, handle), first)
         assert torch.equal(scores(model, other, handle), second)
         assert passes == [(0, 2)]  # two questions in the batch, one pass
-        torch.testing.assert_close(scores(model, sample(other, 1), handle)[0], second[1], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            scores(model, sample(other, 1), handle)[0], second[1], atol=1e-5, rtol=1e-5
+        )
         assert passes == [(0, 2)]
         with torch.no_grad():
             model.get_decoder().layers[0].mlp.down_proj.weight.mul_(1.5)
@@ -220,8 +266,12 @@ def test_another_question_passes_only_what_stands_behind_the_image(
         found = scores(model, others, handle)
         assert torch.equal(scores(model, others, handle), found)
         torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-4)
-        torch.testing.assert_close(scores(model, sample(inputs | others, 0), handle), alone, atol=1e-5, rtol=1e-4)
-    before = int((inputs["input_ids"][1] == IMAGE).int().argmax() - (inputs["attention_mask"][1] == 0).sum())
+        torch.testing.assert_close(
+            scores(model, sample(inputs | others, 0), handle), alone, atol=1e-5, rtol=1e-4
+        )
+    before = int(
+        (inputs["input_ids"][1] == IMAGE).int().argmax() - (inputs["attention_mask"][1] == 0).sum()
+    )
     kept = family != "paligemma"  # its prompt is seen both ways
     assert passes == ([(0, 2), (before, 1), (before, 1)] if kept else [(0, 2), (0, 2)])
 
@@ -253,7 +303,8 @@ def test_two_models_at_once_share_nothing(case: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("family", "case"), [*(("llava", case) for case in CASES), *((f, "var+vhr") for f in FAMILIES[1:])]
+    ("family", "case"),
+    [*(("llava", case) for case in CASES), *((f, "var+vhr") for f in FAMILIES[1:])],
 )
 def test_bfloat16_has_no_nan(family: str, case: str) -> None:
     model, inputs = miniature(family)
@@ -262,10 +313,16 @@ def test_bfloat16_has_no_nan(family: str, case: str) -> None:
         assert not model(**inputs).logits.isnan().any()
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:flex_attention called without:UserWarning")
-@pytest.mark.parametrize("wrapped", ["eager", "sdpa", pytest.param("flex_attention", marks=compiles)])
+@pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore:flex_attention called without:UserWarning"
+)
+@pytest.mark.parametrize(
+    "wrapped", ["eager", "sdpa", pytest.param("flex_attention", marks=compiles)]
+)
 @both
-def test_every_wrapped_implementation_gives_the_same(case: str, wrapped: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_wrapped_implementation_gives_the_same(
+    case: str, wrapped: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(  # its own products: its kernel for a CPU does not compile in torch 2.13
         "transformers.integrations.flex_attention.compile_friendly_flex_attention",
         lambda *args, training, **kwargs: flex_attention(*args, **kwargs),
@@ -299,7 +356,10 @@ def test_an_image_key_outside_of_a_window_stays_hidden(method: lf.Method) -> Non
 
     plain, edited = weights_under([Watch()]), weights_under([method, Watch()])
     image = inputs["input_ids"] == model.config.image_token_id
-    hidden = [(before == 0)[..., : image.shape[1]] & image[:, None, None, : before.shape[3]] for before in plain]
+    hidden = [
+        (before == 0)[..., : image.shape[1]] & image[:, None, None, : before.shape[3]]
+        for before in plain
+    ]
     assert any(bool(where.any()) for where in hidden)
     for where, before, after in zip(hidden, plain, edited, strict=True):
         torch.testing.assert_close(after.sum(-1), before.sum(-1))
@@ -322,11 +382,14 @@ def test_attention_weights_that_are_asked_for_are_those_that_acted() -> None:
         found = model.generate(**inputs, **options).attentions
     shown = [layer[:, :, -1] for step in found for layer in step]
     torch.testing.assert_close(shown, acted)
-    assert not any(torch.equal(a[0][:, :, -1], b[0][:, :, -1]) for a, b in zip(found, plain, strict=True))
+    assert not any(
+        torch.equal(a[0][:, :, -1], b[0][:, :, -1]) for a, b in zip(found, plain, strict=True)
+    )
 
 
 @pytest.mark.parametrize(
-    ("family", "case"), [*(("llava", case) for case in CASES), *((f, "var+vhr") for f in FAMILIES[1:])]
+    ("family", "case"),
+    [*(("llava", case) for case in CASES), *((f, "var+vhr") for f in FAMILIES[1:])],
 )
 @pytest.mark.parametrize("padded", [True, False])
 def test_a_static_cache_gives_the_same(family: str, case: str, padded: bool) -> None:
@@ -339,10 +402,14 @@ def test_a_static_cache_gives_the_same(family: str, case: str, padded: bool) -> 
     torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("case", sorted(CASES.keys() - {"paint"}))  # which wants a vision tower with a CLS token
+@pytest.mark.parametrize(
+    "case", sorted(CASES.keys() - {"paint"})
+)  # which wants a vision tower with a CLS token
 def test_a_static_cache_in_which_every_layer_slides_gives_the_same(case: str) -> None:
     model, inputs = miniature("mistral3")
-    model.config.text_config.sliding_window = 8  # shorter than the prompt, so nothing tells how long the text may grow
+    model.config.text_config.sliding_window = (
+        8  # shorter than the prompt, so nothing tells how long the text may grow
+    )
     with lf.fix(model, CASES[case][1]):
         wanted = steps_of(model, inputs)
         found = steps_of(model, inputs, cache_implementation="static", disable_compile=True)
@@ -363,7 +430,8 @@ def test_a_further_turn_in_a_static_cache_gives_the_same(case: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("family", "case"), [*(("llava", case) for case in CASES), *((f, "var+vhr") for f in FAMILIES[1:7])]
+    ("family", "case"),
+    [*(("llava", case) for case in CASES), *((f, "var+vhr") for f in FAMILIES[1:7])],
 )
 def test_text_alone_passes_untouched_and_is_reported(family: str, case: str) -> None:
     model = built(family)[0]
@@ -384,7 +452,11 @@ def test_a_sample_without_image_is_untouched_beside_one_with(case: str) -> None:
     model, inputs, _, _ = built("llava")
     ids = inputs["input_ids"].clone()
     ids[0] = torch.where(ids[0] == IMAGE, 7, ids[0])
-    mixed = {"input_ids": ids, "attention_mask": inputs["attention_mask"], "pixel_values": inputs["pixel_values"][1:]}
+    mixed = {
+        "input_ids": ids,
+        "attention_mask": inputs["attention_mask"],
+        "pixel_values": inputs["pixel_values"][1:],
+    }
     with torch.no_grad():
         plain = model(**mixed).logits
         plain_text = model.generate(**mixed, **GREEDY)
@@ -416,7 +488,9 @@ def test_a_second_turn_goes_on_from_the_cache(case: str) -> None:
         second = model(input_ids=more, past_key_values=first.past_key_values)
         assert not second.logits.isnan().any()
         assert sum(report.rows_edited for report in handle.report()) > before
-        assert all(heads[key] is chosen for key, chosen in handle._prompt.heads.items())  # fixed for the sample
+        assert all(
+            heads[key] is chosen for key, chosen in handle._prompt.heads.items()
+        )  # fixed for the sample
 
 
 def test_streaming_gives_the_same_text(tiny: Any, photos: list[Any]) -> None:
@@ -426,9 +500,13 @@ def test_streaming_gives_the_same_text(tiny: Any, photos: list[Any]) -> None:
     inputs = prepare(model, processor, [lf.open_image(photos[0])], ["Describe."])
     with lf.fix(model, "var+vhr"):
         wanted = model.generate(**inputs, max_new_tokens=12)
-        streamer = TextIteratorStreamer(processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
+        streamer = TextIteratorStreamer(
+            processor.tokenizer, skip_prompt=True, skip_special_tokens=True
+        )
         model.generate(**inputs, max_new_tokens=12, streamer=streamer)
-    text = processor.tokenizer.decode(wanted[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+    text = processor.tokenizer.decode(
+        wanted[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True
+    )
     assert "".join(streamer) == text
 
 
@@ -453,7 +531,13 @@ def test_a_model_without_image_tokens_is_refused() -> None:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     plain = LlamaForCausalLM(
-        LlamaConfig(vocab_size=9, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1)
+        LlamaConfig(
+            vocab_size=9,
+            hidden_size=8,
+            intermediate_size=8,
+            num_hidden_layers=1,
+            num_attention_heads=1,
+        )
     )
     with pytest.raises(lf.ModelError, match="no image tokens"):
         lf.fix(plain, "vhr")

@@ -11,7 +11,7 @@ from accelerate import cpu_offload, disk_offload
 from test_routes import measured
 
 import lvlm_fix as lf
-from lvlm_fix.families.miniature import miniature
+from lvlm_fix.tools.miniature import miniature
 
 VAR = lf.VAR(threshold=1.4, ratio=0.1, image_share=0.1)
 METHODS = [[VAR, lf.VHR()], [lf.PAI(), lf.VAR(rule="received", received=1.2, ratio=0.0)]]
@@ -20,7 +20,9 @@ GREEDY: dict[str, Any] = {"max_new_tokens": 4, "do_sample": False, "output_logit
 
 @pytest.mark.parametrize("where", ["memory", "disk"])
 @pytest.mark.parametrize("methods", METHODS)
-def test_an_offloaded_model_gives_the_same(methods: list[lf.Method], where: str, tmp_path: Path) -> None:
+def test_an_offloaded_model_gives_the_same(
+    methods: list[lf.Method], where: str, tmp_path: Path
+) -> None:
     model, inputs = miniature("llava")
     with lf.fix(model, methods) as handle:
         wanted = model.generate(**inputs, **GREEDY, return_dict_in_generate=True)

@@ -16,7 +16,7 @@ from torch import nn
 import lvlm_fix as lf
 from lvlm_fix import export as exporting
 from lvlm_fix.families import family_of
-from lvlm_fix.families.miniature import miniature
+from lvlm_fix.tools.miniature import miniature
 
 OPTIONS: dict[str, Any] = {"max_new_tokens": 6, "do_sample": False}
 
@@ -45,7 +45,9 @@ def folder(saved: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("family", ["llava", "qwen2_vl", "llava_onevision", "internvl"])
 @pytest.mark.parametrize("settings", [{}, {"top": 7}, {"layers": (0, 3)}])
-def test_folding_equals_the_wrapped_model_with_grouped_queries_and_biases(family: str, settings: Any) -> None:
+def test_folding_equals_the_wrapped_model_with_grouped_queries_and_biases(
+    family: str, settings: Any
+) -> None:
     model, inputs = miniature(family)
     family_ = family_of(model)
     for module in family_.attentions:  # a bias behind the gain
@@ -148,8 +150,14 @@ def test_a_changed_weight_or_another_strength_is_found_out(folder: Path, tmp_pat
     [
         (["tiny", "OUT", "--heads", "TABLE"], "is there already"),
         (["tiny", "new", "--heads", "absent.json"], "as a head table"),
-        (["tiny", "new", "--heads", "TABLE", "--layers", "1,x"], "--layers takes whole numbers joined by commas"),
-        (["tiny", "new", "--heads", "TABLE", "--layers", "6"], "there is no layer 6; this model has 6"),
+        (
+            ["tiny", "new", "--heads", "TABLE", "--layers", "1,x"],
+            "--layers takes whole numbers joined by commas",
+        ),
+        (
+            ["tiny", "new", "--heads", "TABLE", "--layers", "6"],
+            "there is no layer 6; this model has 6",
+        ),
         (["tiny", "new", "--heads", "TABLE", "--strength", "-1"], "strength must be >= 0, got -1"),
         (["tiny", "new"], "export takes MODEL, OUT and --heads TABLE"),
         (["--check", "absent", "tiny"], "'absent' holds no export"),

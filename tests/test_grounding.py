@@ -1,4 +1,6 @@
-"""Grounding: formulas worked by hand, and two parallel passes against one literal pass a token, over every family."""
+"""Grounding: formulas worked by hand, and two parallel passes against one literal pass a token,
+over every family.
+"""
 
 from __future__ import annotations
 
@@ -10,15 +12,26 @@ import torch
 from torch import Tensor, nn
 
 import lvlm_fix as lf
-from lvlm_fix.families.miniature import IMAGE, miniature
-from lvlm_fix.grounding import SIGNALS, Grounding, Word, ground, measure, t_vhd, weak, words_of
 from lvlm_fix.models import DESCRIBE
+from lvlm_fix.tools.grounding import (
+    SIGNALS,
+    Grounding,
+    Word,
+    ground,
+    measure,
+    t_vhd,
+    weak,
+    words_of,
+)
+from lvlm_fix.tools.miniature import IMAGE, miniature
 
 TEXT = torch.tensor([7, 31, 5, 64, 12])
 
 
 def test_t_vhd_is_the_sum_over_layers_of_the_largest_heads() -> None:
-    vhd = torch.tensor([[[1.0, 5.0, 2.0], [4.0, 0.5, 3.0]], [[0.0, 0.0, 1.0], [2.0, 2.0, 2.0]]])  # 2 tokens 2 layers 3
+    vhd = torch.tensor(
+        [[[1.0, 5.0, 2.0], [4.0, 0.5, 3.0]], [[0.0, 0.0, 1.0], [2.0, 2.0, 2.0]]]
+    )  # 2 tokens 2 layers 3
     assert t_vhd(vhd, 1).tolist() == [9.0, 3.0]
     assert t_vhd(vhd, 2).tolist() == [14.0, 5.0]
     assert t_vhd(vhd, 3).tolist() == [15.5, 7.0]
@@ -37,7 +50,9 @@ def test_t_vhd_is_the_sum_over_layers_of_the_largest_heads() -> None:
         (["(a", " dog)", " -"], [("a", 0, 1), ("dog", 1, 2), ("-", 2, 3)]),
     ],
 )
-def test_words_are_pieces_joined_at_blanks(pieces: list[str], words: list[tuple[str, int, int]]) -> None:
+def test_words_are_pieces_joined_at_blanks(
+    pieces: list[str], words: list[tuple[str, int, int]]
+) -> None:
     text = "".join(pieces)
     found = words_of([len("".join(pieces[: i + 1])) for i in range(len(pieces))], text)
     assert [(word.text, *word.tokens) for word in found] == words
@@ -71,13 +86,18 @@ def test_a_words_value_is_the_mean_of_vhd_and_the_sum_of_log_probabilities() -> 
 
 
 def test_weak_words_are_the_lowest_share() -> None:
-    assert weak([4.0, 1.0, 3.0, 2.0, 5.0, 6.0, 7.0, 8.0], 0.25) == [False, True, False, True] + [False] * 4
+    assert (
+        weak([4.0, 1.0, 3.0, 2.0, 5.0, 6.0, 7.0, 8.0], 0.25)
+        == [False, True, False, True] + [False] * 4
+    )
     assert weak([2.0, 1.0]) == [False, True]
     assert weak([]) == []
 
 
 def one_by_one(model: Any, inputs: dict[str, Tensor], ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """VHD of eq. 4, log-probability and its gain, by a pass with and a pass without the image for every token."""
+    """VHD of eq. 4, log-probability and its gain, by a pass with and a pass without the image for
+    every token.
+    """
     decoder, outputs = model.get_decoder(), list[Tensor]()
     hooks = [
         layer.self_attn.o_proj.register_forward_pre_hook(
@@ -99,7 +119,12 @@ def one_by_one(model: Any, inputs: dict[str, Tensor], ids: Tensor) -> tuple[Tens
         hidden = decoder(inputs_embeds=model.get_input_embeddings()(bare)).last_hidden_state
         blind = model.lm_head(hidden)[0, -1].log_softmax(-1)[token]
         layers = zip(seen, outputs, strict=True)
-        rows.append([[float(((a - b) ** 2).sum()) ** 0.5 for a, b in zip(*layer, strict=True)] for layer in layers])
+        rows.append(
+            [
+                [float(((a - b) ** 2).sum()) ** 0.5 for a, b in zip(*layer, strict=True)]
+                for layer in layers
+            ]
+        )
         log.append(float(known))
         gain.append(float(known - blind))
     for hook in hooks:
@@ -107,17 +132,29 @@ def one_by_one(model: Any, inputs: dict[str, Tensor], ids: Tensor) -> tuple[Tens
     return torch.tensor(rows), torch.tensor(log), torch.tensor(gain)
 
 
-@pytest.mark.parametrize("family", ["llava", "llava_next", "llava_onevision", "qwen2_vl", "qwen2_5_vl", "internvl"])
+@pytest.mark.parametrize(
+    "family", ["llava", "llava_next", "llava_onevision", "qwen2_vl", "qwen2_5_vl", "internvl"]
+)
 def test_two_parallel_passes_equal_passes_token_by_token(family: str) -> None:
     model, inputs = miniature(family, samples=1)
     model(**inputs)  # transformers itself installs something on the first pass
-    before = [len(m.__dict__) for m in model.modules()], model.get_decoder().config._attn_implementation
+    before = (
+        [len(m.__dict__) for m in model.modules()],
+        model.get_decoder().config._attn_implementation,
+    )
     passes: list[nn.Module] = []
-    counter = model.get_decoder().layers[0].register_forward_pre_hook(lambda module, args: passes.append(module))
+    counter = (
+        model.get_decoder()
+        .layers[0]
+        .register_forward_pre_hook(lambda module, args: passes.append(module))
+    )
     vhd, log, gain, looks = measure(model, inputs, TEXT, looks=True)
     counter.remove()
     assert len(passes) == 2
-    assert ([len(m.__dict__) for m in model.modules()], model.get_decoder().config._attn_implementation) == before
+    assert (
+        [len(m.__dict__) for m in model.modules()],
+        model.get_decoder().config._attn_implementation,
+    ) == before
     with torch.no_grad():
         wanted = one_by_one(model, inputs, TEXT)
     for ours, theirs in zip((vhd, log, gain), wanted, strict=True):
@@ -133,10 +170,13 @@ def test_looks_are_the_attention_weights() -> None:
     full = torch.cat((inputs["input_ids"], TEXT[None]), dim=1)
     with torch.no_grad():
         maps = model(
-            **(inputs | {"input_ids": full, "attention_mask": torch.ones_like(full)}), output_attentions=True
+            **(inputs | {"input_ids": full, "attention_mask": torch.ones_like(full)}),
+            output_attentions=True,
         ).attentions
     start, image = inputs["input_ids"].shape[1] - 1, (full[0] == IMAGE).nonzero().flatten()
-    wanted = torch.stack([layer[0, :, start : start + 5][..., image].transpose(0, 1) for layer in maps], dim=1)
+    wanted = torch.stack(
+        [layer[0, :, start : start + 5][..., image].transpose(0, 1) for layer in maps], dim=1
+    )
     assert looks is not None
     torch.testing.assert_close(looks.float(), wanted, atol=1e-3, rtol=0)
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 import lvlm_fix as lf
-from lvlm_fix.families.miniature import miniature
 from lvlm_fix.heads.metrics import ImageCentric, RetrievalPicture, RetrievalPrompt, SpinScore
 from lvlm_fix.heads.table import HeadTable, compare
 from lvlm_fix.method import Seen
+from lvlm_fix.tools.miniature import miniature
 
 
 def table(mean: Any, metric: str = "vhd") -> HeadTable:
@@ -22,10 +22,16 @@ def table(mean: Any, metric: str = "vhd") -> HeadTable:
 
 
 def scoring(weights: torch.Tensor) -> Seen:
-    """Three text rows (tokens 2, 3 and 4) that see five keys, of which 0 and 1 are image tokens; one sample."""
+    """Three text rows (tokens 2, 3 and 4) that see five keys, of which 0 and 1 are image tokens;
+    one sample.
+    """
     image = torch.tensor([[True, True, False, False, False]])
     seen = Seen(0, 1, True, image, torch.zeros_like(image), torch.ones(1, 3, dtype=torch.bool))
-    seen.ids, seen.positions, seen.last = torch.tensor([[9, 9, 4, 6, 4]]), torch.tensor([2, 3, 4]), torch.tensor([2])
+    seen.ids, seen.positions, seen.last = (
+        torch.tensor([[9, 9, 4, 6, 4]]),
+        torch.tensor([2, 3, 4]),
+        torch.tensor([2]),
+    )
     seen.weights, seen.logits = weights, weights * 10 - 1
     return seen
 
@@ -44,11 +50,14 @@ WEIGHTS = torch.tensor(
 def test_scores_of_the_last_row() -> None:
     seen = scoring(WEIGHTS)
     torch.testing.assert_close(ImageCentric().score_heads(seen), torch.tensor([[0.4, 0.1]]))
-    torch.testing.assert_close(SpinScore().score_heads(seen), torch.tensor([[2.0, -1.0]]))  # 10·0.4 − 2, 10·0.1 − 2
+    torch.testing.assert_close(
+        SpinScore().score_heads(seen), torch.tensor([[2.0, -1.0]])
+    )  # 10·0.4 − 2, 10·0.1 − 2
 
 
 def test_retrieval_counts_the_rows_whose_token_is_copied() -> None:
-    # the last row predicts nothing we know. Head 0 looks at key 0 (picture), then at key 2 (token 4), and 4 is said;
+    # the last row predicts nothing we know. Head 0 looks at key 0 (picture), then at key 2 (token
+    # 4), and 4 is said;
     # head 1 looks at the picture twice
     seen = scoring(WEIGHTS)
     assert RetrievalPicture().score_heads(seen).tolist() == [[0.5, 1.0]]
@@ -78,8 +87,15 @@ def test_tables_are_compared_by_rank_and_by_their_top_heads() -> None:
         compare(one, other, top=7)
 
 
-def test_a_table_picks_the_upper_half_of_every_layer_or_the_top_heads_of_the_layers_acted_in() -> None:
-    mean = [[9, 8, 7], [1, 2, 3], [6, 5, 4], [np.nan, 7, 1]]  # 4 layers, 3 heads; VHR acts in 1 and 3 here
+def test_a_table_picks_the_upper_half_of_every_layer_or_the_top_heads_of_the_layers_acted_in() -> (
+    None
+):
+    mean = [
+        [9, 8, 7],
+        [1, 2, 3],
+        [6, 5, 4],
+        [np.nan, 7, 1],
+    ]  # 4 layers, 3 heads; VHR acts in 1 and 3 here
     scores, heads = lf.VHR(table=table(mean), layers=(1, 3)).given_heads(4, 3)
     assert scores.shape == heads.shape == (4, 3)
     assert heads[:3].tolist() == [[True, False, False], [False, False, True], [True, False, False]]
@@ -101,9 +117,13 @@ def test_vhr_by_a_table_scales_its_heads_without_a_pass_of_its_own() -> None:
         torch.testing.assert_close(handle.scores()[:, 1], mean[1].expand(2, heads))
         chosen = handle.report()[0].heads
     limits = mean.quantile(0.5, dim=-1)
-    factors = torch.where(mean > limits[:, None], 3.0, 1.0).repeat_interleave(8, dim=1)  # heads of 8 dimensions
+    factors = torch.where(mean > limits[:, None], 3.0, 1.0).repeat_interleave(
+        8, dim=1
+    )  # heads of 8 dimensions
     hooks = [
-        layer.self_attn.o_proj.register_forward_pre_hook(lambda _, args, i=i: (args[0] * factors[i],))
+        layer.self_attn.o_proj.register_forward_pre_hook(
+            lambda _, args, i=i: (args[0] * factors[i],)
+        )
         for i, layer in enumerate(model.get_decoder().layers)
         if i in method.acts_in(layers)
     ]
@@ -135,9 +155,11 @@ def test_a_table_on_disk_is_a_setting_like_any_other(tmp_path: Path) -> None:
     assert lf.VHR(table=HeadTable.load(path)).settings()["table"] == "vhd of hand-made, n = 1"
 
 
-def test_an_effect_is_the_change_of_the_words_log_probability_without_the_head(tiny: Any, photos: list[Path]) -> None:
-    from lvlm_fix.heads.effects import Effect, Labelled, head_effects
+def test_an_effect_is_the_change_of_the_words_log_probability_without_the_head(
+    tiny: Any, photos: list[Path]
+) -> None:
     from lvlm_fix.models import prepare
+    from lvlm_fix.tools.effects import Effect, Labelled, head_effects
 
     model, processor = tiny
     text, prompt = "A dog and a traffic light. A dog.", "Describe."
@@ -150,7 +172,8 @@ def test_an_effect_is_the_change_of_the_words_log_probability_without_the_head(t
 
     found = head_effects(model, processor, [one, none], Effect(method, 1, -2), prompt)
     assert found.shape == (1, 6, 8) and np.isnan(found[0, [0, 1, 3, 4, 5]]).all()
-    # the same by hand: prompt and text in one pass, head 3 of layer 2 zeroed in front of the output projection
+    # the same by hand: prompt and text in one pass, head 3 of layer 2 zeroed in front of the output
+    # projection
     inputs = prepare(model, processor, [image], [prompt])
     ids = processor.tokenizer(text, add_special_tokens=False)["input_ids"]
     start = inputs["input_ids"].shape[1]
@@ -185,15 +208,19 @@ def test_an_effect_is_the_change_of_the_words_log_probability_without_the_head(t
     assert np.abs(found[0, 2]).min() > 0
 
 
-def test_labelled_words_are_read_by_name_or_number_and_a_bad_line_is_named(photos: list[Path], tmp_path: Path) -> None:
+def test_labelled_words_are_read_by_name_or_number_and_a_bad_line_is_named(
+    photos: list[Path], tmp_path: Path
+) -> None:
     from shutil import copy
 
-    from lvlm_fix.heads.effects import read_labelled
+    from lvlm_fix.tools.effects import read_labelled
 
     copy(photos[0], tmp_path / "COCO_val2014_000000000042.jpg")
     good = '{"image": 42, "text": "A cup.", "grounded": ["cup"], "invented": []}\n'
     words = tmp_path / "words.jsonl"
-    words.write_text(good + good.replace("42", '"COCO_val2014_000000000042.jpg"') + '{"image": 7}\n')
+    words.write_text(
+        good + good.replace("42", '"COCO_val2014_000000000042.jpg"') + '{"image": 7}\n'
+    )
     rows = iter(read_labelled(words, tmp_path))
     assert [next(rows).grounded for _ in range(2)] == [("cup",), ("cup",)]
     with pytest.raises(lf.DataError, match="line 3"):

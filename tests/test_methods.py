@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 
@@ -21,18 +23,22 @@ def test_divergence_is_the_euclidean_distance_per_head() -> None:
 
 
 def test_an_outlier_must_exceed_both_limits() -> None:
-    # divergence 10, 1, 1, 1, 1: mean 2.8, population deviation 3.6, limit 6.4 (sample deviation: 6.82)
+    # divergence 10, 1, 1, 1, 1: mean 2.8, population deviation 3.6, limit 6.4 (sample deviation:
+    # 6.82)
     # text activation of the same head: 100 against 1: far above its own limit
     with_image = torch.tensor([[[20.0], [2.0], [2.0], [2.0], [2.0]]])
     without = torch.tensor([[[10.0], [1.0], [1.0], [1.0], [1.0]]])
     assert vision_aware_divergence(with_image, without).tolist() == [[0.0, 1.0, 1.0, 1.0, 1.0]]
-    modest = torch.tensor([[[1.0], [1.0], [1.0], [1.0], [1.0]]])  # far, but its text activation is nothing special
+    modest = torch.tensor(
+        [[[1.0], [1.0], [1.0], [1.0], [1.0]]]
+    )  # far, but its text activation is nothing special
     far = torch.tensor([[[11.0], [2.0], [2.0], [2.0], [2.0]]])
     assert vision_aware_divergence(far, modest).tolist() == [[10.0, 1.0, 1.0, 1.0, 1.0]]
 
 
 def test_the_deviation_is_of_the_population() -> None:
-    # divergence 2, 1, 0 and text activation 4, 1, 0: head 0 lies 1.22 and 1.37 population deviations above the mean,
+    # divergence 2, 1, 0 and text activation 4, 1, 0: head 0 lies 1.22 and 1.37 population
+    # deviations above the mean,
     # but just 1.0 sample deviations of the divergence
     without = torch.tensor([[[2.0], [1.0], [0.0]]])
     assert vision_aware_divergence(2 * without, without).tolist() == [[0.0, 1.0, 0.0]]
@@ -54,7 +60,12 @@ def test_vhr_scales_the_chosen_heads_of_each_sample_and_nothing_else() -> None:
     outputs = torch.ones(2, 3, 5, 7)  # batch query heads dim
     heads = torch.tensor([[True, False, False, True, False], [False, False, True, False, False]])
     seen = Seen(
-        1, 6, True, torch.zeros(2, 11, dtype=torch.bool), torch.zeros(2, 11, dtype=torch.bool), torch.ones(2, 3).bool()
+        1,
+        6,
+        True,
+        torch.zeros(2, 11, dtype=torch.bool),
+        torch.zeros(2, 11, dtype=torch.bool),
+        torch.ones(2, 3).bool(),
     )
     assert torch.equal(lf.VHR().head_outputs(outputs, seen), outputs)  # no heads chosen yet
     seen.heads = heads
@@ -76,7 +87,9 @@ def test_var_moves_the_share_of_every_sink_to_the_other_image_keys_in_proportion
     )
     seen = Seen(0, 3, True, image, torch.zeros_like(image), torch.ones(1, 3).bool(), sinks=sinks)
     edited = lf.VAR(share=0.5).attention_weights(rows[None, None], seen)[0, 0]
-    torch.testing.assert_close(edited[0], torch.tensor([0.15, 0.05, 0.45, 0.15, 0.2]))  # 0.2 freed, 3 to 1
+    torch.testing.assert_close(
+        edited[0], torch.tensor([0.15, 0.05, 0.45, 0.15, 0.2])
+    )  # 0.2 freed, 3 to 1
     assert torch.equal(edited[1:], rows[1:])
     torch.testing.assert_close(edited.sum(-1), torch.ones(3))
     loose = lf.VAR(share=0.5, ratio=0.4).attention_weights(rows[None, None], seen)[0, 0]
@@ -105,7 +118,7 @@ def test_a_sink_has_a_massive_channel_against_its_root_mean_square() -> None:
 
 
 def test_heads_are_chosen_once_per_prompt() -> None:
-    from lvlm_fix.families.miniature import miniature
+    from lvlm_fix.tools.miniature import miniature
 
     model, inputs = miniature("llava")
     with torch.no_grad(), lf.fix(model, "vhr") as handle:
@@ -127,7 +140,9 @@ def test_heads_are_chosen_once_per_prompt() -> None:
         (lf.VHR, {"layers": (-2,)}, "layers must be >= 0"),
     ],
 )
-def test_a_setting_out_of_range_is_named(kind: type[lf.Method], settings: dict[str, object], message: str) -> None:
+def test_a_setting_out_of_range_is_named(
+    kind: type[lf.Method], settings: dict[str, object], message: str
+) -> None:
     with pytest.raises(lf.SettingError, match=message):
         kind(**settings)
 
@@ -144,7 +159,9 @@ def test_methods_are_parsed_in_order_with_their_settings() -> None:
         lf.parse_methods("vhr", {"vhr.loud": "1"})
 
 
-def context(image: list[int], keys: int, *, before: list[int] = [], prefill: bool = True, rows: int = 1) -> Seen:  # noqa: B006
+def context(
+    image: list[int], keys: int, *, before: Sequence[int] = (), prefill: bool = True, rows: int = 1
+) -> Seen:
     """One sample of so many keys, of which some are image tokens and some stand before them."""
     masks = [torch.tensor([[key in group for key in range(keys)]]) for group in (image, before)]
     return Seen(1, 5, prefill, *masks, torch.ones(1, rows, dtype=torch.bool))
@@ -152,7 +169,8 @@ def context(image: list[int], keys: int, *, before: list[int] = [], prefill: boo
 
 def test_act_shrinks_the_sinks_of_a_head_and_gives_their_mass_to_the_rest_in_proportion() -> None:
     seen = context([1, 2], 5, before=[0])
-    # above 2/5 on average: key 0 in both heads, but it is the initial token; key 2 in head 0, key 3 in head 1
+    # above 2/5 on average: key 0 in both heads, but it is the initial token; key 2 in head 0, key 3
+    # in head 1
     seen.received = torch.tensor([[[0.9, 0.1, 0.5, 0.1, 0.1], [0.9, 0.1, 0.1, 0.41, 0.4]]])
     seen.tokens = torch.tensor([5])
     rows = torch.tensor([[[[0.2, 0.1, 0.5, 0.1, 0.1]], [[0.2, 0.1, 0.5, 0.1, 0.1]]]])
@@ -182,9 +200,13 @@ def test_eah_copies_the_head_with_the_most_image_sinks() -> None:
 
 def test_adhh_silences_the_text_after_the_image_where_it_has_too_much() -> None:
     seen = context([1, 2], 5, before=[0])
-    weights = torch.tensor([[[[0.2, 0.1, 0.3, 0.2, 0.2]], [[0.3, 0.1, 0.3, 0.2, 0.1]], [[0.1, 0.1, 0.1, 0.3, 0.4]]]])
+    weights = torch.tensor(
+        [[[[0.2, 0.1, 0.3, 0.2, 0.2]], [[0.3, 0.1, 0.3, 0.2, 0.1]], [[0.1, 0.1, 0.1, 0.3, 0.4]]]]
+    )
     edited = lf.ADHH().attention_weights(weights, seen)[0, :, 0]
-    torch.testing.assert_close(edited[0], torch.tensor([0.2, 0.1, 0.3, 0.0, 0.0]))  # exactly 0.4: silenced
+    torch.testing.assert_close(
+        edited[0], torch.tensor([0.2, 0.1, 0.3, 0.0, 0.0])
+    )  # exactly 0.4: silenced
     assert torch.equal(edited[1], weights[0, 1, 0])  # 0.3
     torch.testing.assert_close(edited[2], torch.tensor([0.1, 0.1, 0.1, 0.0, 0.0]))
     seen.heads = torch.tensor([[False, True, True]])
@@ -196,12 +218,17 @@ def test_paint_selects_local_and_summary_tokens() -> None:
     # quartiles of the penultimate layer 1.75 and 4.25 (linear), so outliers lie above 8
     penultimate = torch.tensor([9.0, 1.0, 2.0, 3.0, 4.0, 5.0, 1.0, 2.0])
     local, summary = local_and_summary(first, penultimate)
-    assert local.nonzero().flatten().tolist() == [2]  # the top quarter is 0 and 2, and 0 is a summary token
+    assert local.nonzero().flatten().tolist() == [
+        2
+    ]  # the top quarter is 0 and 2, and 0 is a summary token
     assert summary.nonzero().flatten().tolist() == [0]
     method = lf.PAINT()
     image = torch.tensor([[False, *[True] * 8, False, False], [True] * 8 + [False] * 3])
     vision = torch.zeros(2, 2, 11)
-    vision[0, :, 1:9], vision[1, :, :8] = torch.stack((first, penultimate)), torch.stack((first, penultimate))
+    vision[0, :, 1:9], vision[1, :, :8] = (
+        torch.stack((first, penultimate)),
+        torch.stack((first, penultimate)),
+    )
     marks = method.mark_tokens(vision, image)
     torch.testing.assert_close(marks[0], torch.tensor([0, 0.4, 0, 0.7, 0, 0, 0, 0, 0, 0, 0]))
     torch.testing.assert_close(marks[1], torch.tensor([0.4, 0, 0.7, 0, 0, 0, 0, 0, 0, 0, 0]))

@@ -1,4 +1,6 @@
-"""The next token's logits equal the papers' formulas over plain full passes without cache, sample by sample."""
+"""The next token's logits equal the papers' formulas over plain full passes without cache, sample
+by sample.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +13,9 @@ from torch import Tensor, nn
 
 import lvlm_fix as lf
 from lvlm_fix.contrast import contrasted, plausible, refined
-from lvlm_fix.families.miniature import IMAGE, LAST, miniature
 from lvlm_fix.method import Seen
 from lvlm_fix.methods.dola import divergence
+from lvlm_fix.tools.miniature import IMAGE, LAST, miniature
 from lvlm_fix.views import diffused
 
 WORDS = (5, 6, 7)
@@ -27,13 +29,17 @@ METHODS = {
 }
 
 
-# the formulas, one row of logits at a time ------------------------------------------------------------------------
+# the formulas, one row of logits at a time
+# ------------------------------------------------------------------------
 
 
 def dropped(row: Tensor, by: Tensor, share: float) -> Tensor:
     best = max(float(value) for value in by)
     return torch.tensor(
-        [value if float(b) >= math.log(share) + best else -math.inf for value, b in zip(row, by, strict=True)]
+        [
+            value if float(b) >= math.log(share) + best else -math.inf
+            for value, b in zip(row, by, strict=True)
+        ]
     )
 
 
@@ -55,7 +61,8 @@ def literal(name: str, plain: Tensor, other: Tensor, early: list[Tensor], step: 
     return dropped(s - chosen.log_softmax(-1), plain, 0.1)
 
 
-# the other views of one sample, as lists of tokens ----------------------------------------------------------------
+# the other views of one sample, as lists of tokens
+# ----------------------------------------------------------------
 
 
 def noised(pixels: Tensor) -> Tensor:
@@ -75,10 +82,14 @@ def one_pass(model: Any, ids: list[int], pixels: dict[str, Tensor], **options: A
 
 def other_row(name: str, model: Any, ids: list[int], pixels: dict[str, Tensor]) -> Tensor:
     if name == "vcd":
-        return one_pass(model, ids, pixels | {"pixel_values": noised(pixels["pixel_values"])}).logits[0, -1]
+        return one_pass(
+            model, ids, pixels | {"pixel_values": noised(pixels["pixel_values"])}
+        ).logits[0, -1]
     if name == "icd":
         at = max(i for i, token in enumerate(ids) if token == IMAGE) + 1
-        at += model.config.model_type.startswith("qwen")  # its configuration names the token that closes an image
+        at += model.config.model_type.startswith(
+            "qwen"
+        )  # its configuration names the token that closes an image
         assert ids[at - 1] == (LAST if model.config.model_type.startswith("qwen") else IMAGE)
         return one_pass(model, [*ids[:at], *WORDS, *ids[at:]], pixels).logits[0, -1]
     return one_pass(model, [token for token in ids if token != IMAGE], {}).logits[0, -1]
@@ -92,7 +103,11 @@ def test_every_step_equals_two_full_passes(name: str, family: str) -> None:
     with lf.fix(model, METHODS[name]):
         out = model.generate(**inputs, **GREEDY, output_logits=True, return_dict_in_generate=True)
     width = inputs["input_ids"].shape[1]
-    photos = {k: v.chunk(2) for k, v in inputs.items() if k not in ("input_ids", "attention_mask", "mm_token_type_ids")}
+    photos = {
+        k: v.chunk(2)
+        for k, v in inputs.items()
+        if k not in ("input_ids", "attention_mask", "mm_token_type_ids")
+    }
     acted = False
     for sample in range(2):
         pixels = {k: v[sample] for k, v in photos.items()}
@@ -105,15 +120,21 @@ def test_every_step_equals_two_full_passes(name: str, family: str) -> None:
             early = [model.lm_head(decoder.norm(passed.hidden_states[j]))[0, -1] for j in (0,)]
             plain = passed.logits[0, -1]
             wanted = literal(name, plain, other_row(name, model, ids, pixels), early, step)
-            torch.testing.assert_close(found[sample].log_softmax(-1), wanted.log_softmax(-1), atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(
+                found[sample].log_softmax(-1), wanted.log_softmax(-1), atol=1e-5, rtol=1e-5
+            )
             acted |= not torch.allclose(wanted.log_softmax(-1), plain.log_softmax(-1), atol=1e-2)
     assert acted
 
 
-@pytest.mark.parametrize("method", [*(METHODS[n] for n in ("icd", "dola", "pai")), lf.VAR(threshold=1.4, ratio=0.1)])
+@pytest.mark.parametrize(
+    "method", [*(METHODS[n] for n in ("icd", "dola", "pai")), lf.VAR(threshold=1.4, ratio=0.1)]
+)
 @torch.no_grad()
 def test_beams_with_cache_equal_beams_without(method: lf.Method) -> None:
-    """Without a cache every pass sees its whole beam; with one, branches and sinks must follow the beams."""
+    """Without a cache every pass sees its whole beam; with one, branches and sinks must follow the
+    beams.
+    """
     model, inputs = miniature("llava")
     options = {"max_new_tokens": 8, "do_sample": False, "num_beams": 4, "num_return_sequences": 4}
     options |= {"output_scores": True, "return_dict_in_generate": True}
@@ -121,7 +142,9 @@ def test_beams_with_cache_equal_beams_without(method: lf.Method) -> None:
         cached = model.generate(**inputs, **options)
         uncached = model.generate(**inputs, **options, use_cache=False)
     assert torch.equal(cached.sequences, uncached.sequences)
-    torch.testing.assert_close(cached.sequences_scores, uncached.sequences_scores, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        cached.sequences_scores, uncached.sequences_scores, atol=1e-5, rtol=1e-5
+    )
 
 
 @torch.no_grad()
@@ -135,7 +158,9 @@ def test_the_score_of_every_beam_under_noise_is_that_of_its_text() -> None:
             total = 0.0
             for end in range(width, width + 8):
                 ids = sequence[None, :end]
-                logits = model(**dict(inputs, input_ids=ids, attention_mask=torch.ones_like(ids))).logits[0, -1]
+                logits = model(
+                    **dict(inputs, input_ids=ids, attention_mask=torch.ones_like(ids))
+                ).logits[0, -1]
                 total += float(logits.log_softmax(-1)[sequence[end]])
             assert float(score) == pytest.approx(total / 8, abs=1e-5)
         with pytest.raises(lf.InputError, match="leave use_cache on"):
@@ -143,7 +168,8 @@ def test_the_score_of_every_beam_under_noise_is_that_of_its_text() -> None:
 
 
 @pytest.mark.parametrize(
-    "method", [*(METHODS[n] for n in ("vcd", "icd", "dola", "pai")), lf.VAR(threshold=1.4, ratio=0.1)]
+    "method",
+    [*(METHODS[n] for n in ("vcd", "icd", "dola", "pai")), lf.VAR(threshold=1.4, ratio=0.1)],
 )
 @torch.no_grad()
 def test_a_further_turn_equals_one_pass_over_all(method: lf.Method) -> None:
@@ -160,7 +186,8 @@ def test_a_further_turn_equals_one_pass_over_all(method: lf.Method) -> None:
 
 
 @pytest.mark.parametrize(
-    ("method", "compares"), [("vhr", True), ("pai", True), ("vaf", False), (lf.VAR(threshold=1.4, ratio=0.1), False)]
+    ("method", "compares"),
+    [("vhr", True), ("pai", True), ("vaf", False), (lf.VAR(threshold=1.4, ratio=0.1), False)],
 )
 @torch.no_grad()
 def test_the_first_image_in_a_further_turn(method: str | lf.Method, compares: bool) -> None:
@@ -174,7 +201,9 @@ def test_the_first_image_in_a_further_turn(method: str | lf.Method, compares: bo
                 with pytest.raises(lf.InputError, match="the whole conversation at once"):
                     model(input_ids=inputs["input_ids"], past_key_values=cache, **photo)
         else:
-            turn = model(input_ids=inputs["input_ids"], past_key_values=cache, **photo).logits[:, -1]
+            turn = model(input_ids=inputs["input_ids"], past_key_values=cache, **photo).logits[
+                :, -1
+            ]
         whole = model(input_ids=ids, **photo).logits[:, -1]
         assert handle.report()[0].rows_edited
     if not compares:
@@ -196,7 +225,8 @@ def test_the_reports_count_the_tokens_that_were_edited() -> None:
         assert handle.report()[0].rows_edited == 2 * 5
 
 
-# what cannot be served ---------------------------------------------------------------------------------------------
+# what cannot be served
+# ---------------------------------------------------------------------------------------------
 
 
 @torch.no_grad()
@@ -227,12 +257,16 @@ def test_early_layers_are_read_only_where_the_head_gives_the_models_own_logits()
         output.logits = 3 * torch.tanh(output.logits / 3)
 
     hook = model.register_forward_hook(capped)
-    with lf.fix(model, "dola"), pytest.raises(lf.ModelError, match="not norm and output embeddings alone"):
+    with (
+        lf.fix(model, "dola"),
+        pytest.raises(lf.ModelError, match="not norm and output embeddings alone"),
+    ):
         model(**inputs)
     hook.remove()
 
 
-# by hand -----------------------------------------------------------------------------------------------------------
+# by hand
+# -----------------------------------------------------------------------------------------------------------
 
 
 def seen(batch: int, **more: Any) -> Seen:
@@ -246,33 +280,48 @@ def test_contrast_and_plausibility_by_hand() -> None:
     assert plausible(logits, 0.5).tolist() == [[True, True, False], [True, True, True]]
     assert plausible(logits, 0.0).all()
     other = torch.tensor([[3.0, 1.0, 9.0], [1.0, 2.0, 3.0]])
-    assert contrasted(logits, other, 1.0, 0.5).tolist() == [[5.0, 6.0, -math.inf], [-1.0, -2.0, -3.0]]
+    assert contrasted(logits, other, 1.0, 0.5).tolist() == [
+        [5.0, 6.0, -math.inf],
+        [-1.0, -2.0, -3.0],
+    ]
     assert torch.equal(contrasted(logits, other, 0.0, 0.0), logits)
 
 
 def test_refinement_by_hand() -> None:
-    # with image 1/2, 1/4, 1/4; without 1/4, 1/4, 1/2; γ = 2: s² / u = 1, 1/4, 1/8; share 0.3 drops none, 0.6 two
-    with_image, without = torch.tensor([[0.5, 0.25, 0.25]]).log(), torch.tensor([[0.25, 0.25, 0.5]]).log()
-    torch.testing.assert_close(refined(with_image, without, 2.0, 0.3).exp(), torch.tensor([[1.0, 0.25, 0.125]]))
+    # with image 1/2, 1/4, 1/4; without 1/4, 1/4, 1/2; γ = 2: s² / u = 1, 1/4, 1/8; share 0.3 drops
+    # none, 0.6 two
+    with_image, without = (
+        torch.tensor([[0.5, 0.25, 0.25]]).log(),
+        torch.tensor([[0.25, 0.25, 0.5]]).log(),
+    )
+    torch.testing.assert_close(
+        refined(with_image, without, 2.0, 0.3).exp(), torch.tensor([[1.0, 0.25, 0.125]])
+    )
     assert refined(with_image + 3, without - 2, 2.0, 0.6).exp().tolist()[0][1:] == [0.0, 0.0]
 
 
 def test_paint_refines_as_pai_does() -> None:
     logits, other = torch.randn(2, 7), torch.randn(2, 7)
     for settings in ({}, {"contrast": 2.0, "plausible": 0.5}):
-        edited = [kind(**settings).next_token_logits(logits, seen(2, other=other)) for kind in (lf.PAI, lf.PAINT)]
+        edited = [
+            kind(**settings).next_token_logits(logits, seen(2, other=other))
+            for kind in (lf.PAI, lf.PAINT)
+        ]
         assert torch.equal(*edited) and not torch.equal(edited[0], logits)
         assert lf.PAI(**settings).second_view() == lf.PAINT(**settings).second_view() is not None
 
 
 def test_m3id_by_hand() -> None:
-    # λ = log 2, first token: g = 1/2, weight 1: s + (s − u); the second sample's likeliest token has 0.9: left alone
+    # λ = log 2, first token: g = 1/2, weight 1: s + (s − u); the second sample's likeliest token
+    # has 0.9: left alone
     logits = torch.tensor([[0.5, 0.25, 0.25], [0.9, 0.05, 0.05]]).log()
     other = torch.tensor([[0.25, 0.25, 0.5], [0.25, 0.25, 0.5]]).log()
     method = lf.M3ID(decay=math.log(2), certainty=0.8)
     edited = method.next_token_logits(logits, seen(2, other=other)).exp()
     torch.testing.assert_close(edited, torch.tensor([[1.0, 0.25, 0.125], [0.9, 0.05, 0.05]]))
-    later = method.next_token_logits(logits, seen(2, other=other, step=1)).exp()  # g = 1/4, weight 3
+    later = method.next_token_logits(
+        logits, seen(2, other=other, step=1)
+    ).exp()  # g = 1/4, weight 3
     torch.testing.assert_close(later[0], torch.tensor([4.0, 0.25, 0.03125]))
 
 
@@ -282,7 +331,9 @@ def test_dola_takes_the_layer_that_diverges_most_by_hand() -> None:
     edited = lf.DoLa(plausible=0.0).next_token_logits(last, seen(1, early=early)).exp()
     torch.testing.assert_close(edited, torch.tensor([[4.0, 2.0, 1 / 3]]))
     apart = torch.tensor([1.0, 1e-30]).log(), torch.tensor([1e-30, 1.0]).log()
-    torch.testing.assert_close(divergence(*apart), torch.tensor(math.log(2)))  # the largest there is
+    torch.testing.assert_close(
+        divergence(*apart), torch.tensor(math.log(2))
+    )  # the largest there is
     assert list(lf.DoLa(bucket="low").early_layers(32)) == list(range(0, 16, 2))
     assert list(lf.DoLa().early_layers(32)) == list(range(16, 32, 2))
 
@@ -291,4 +342,6 @@ def test_diffusion_keeps_all_at_first_and_little_at_last() -> None:
     pixels, noise = torch.ones(3), torch.zeros(3)
     assert diffused(pixels, noise, 0).mean() > 0.9999
     assert diffused(pixels, noise, 999).mean() < 0.3
-    torch.testing.assert_close(diffused(pixels, noise, 500) ** 2 + diffused(noise, pixels, 500) ** 2, pixels)
+    torch.testing.assert_close(
+        diffused(pixels, noise, 500) ** 2 + diffused(noise, pixels, 500) ** 2, pixels
+    )

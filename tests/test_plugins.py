@@ -14,9 +14,9 @@ import pytest
 import torch
 
 import lvlm_fix as lf
-from lvlm_fix import cli
-from lvlm_fix.families.miniature import miniature
 from lvlm_fix.method import Seen
+from lvlm_fix.tools import cli
+from lvlm_fix.tools.miniature import miniature
 
 PAGE = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text()
 METHOD, PROBE, TEST = re.findall(r"```python\n(.*?)```", PAGE, flags=re.S)
@@ -74,11 +74,19 @@ def test_a_method_of_another_package_is_found_when_asked_for(
         lf.parse_methods("cfg", {"cfg.loud": "1"})
     model, inputs = miniature("llava")
     plain = model.generate(
-        **inputs, max_new_tokens=3, do_sample=False, output_logits=True, return_dict_in_generate=True
+        **inputs,
+        max_new_tokens=3,
+        do_sample=False,
+        output_logits=True,
+        return_dict_in_generate=True,
     )
     with lf.fix(model, "vhr+cfg") as handle:
         out = model.generate(
-            **inputs, max_new_tokens=3, do_sample=False, output_logits=True, return_dict_in_generate=True
+            **inputs,
+            max_new_tokens=3,
+            do_sample=False,
+            output_logits=True,
+            return_dict_in_generate=True,
         )
         assert [report.method for report in handle.report()] == ["vhr", "cfg"]
     assert not torch.equal(out.logits[0], plain.logits[0])
@@ -92,11 +100,31 @@ def test_a_method_of_another_package_is_found_when_asked_for(
 @pytest.mark.parametrize(
     ("source", "points", "message"),
     [
-        ("1 / 0", "cfg = broken:CFG", r"package 'broken': its method 'cfg' cannot be loaded .* ZeroDivisionError"),
-        ("", "cfg = broken:CFG", r"package 'broken': .* AttributeError: module 'broken' has no attribute 'CFG'"),
-        ("CFG = 3", "cfg = broken:CFG", "package 'broken': broken:CFG is not a subclass of lvlm_fix.Method"),
-        (METHOD, "guide = broken:CFG", "package 'broken': broken:CFG is called 'cfg', its entry point 'guide'"),
-        (METHOD.replace("low=0", "low=9"), "cfg = broken:CFG", "SettingError: strength must be >= 9"),
+        (
+            "1 / 0",
+            "cfg = broken:CFG",
+            r"package 'broken': its method 'cfg' cannot be loaded .* ZeroDivisionError",
+        ),
+        (
+            "",
+            "cfg = broken:CFG",
+            r"package 'broken': .* AttributeError: module 'broken' has no attribute 'CFG'",
+        ),
+        (
+            "CFG = 3",
+            "cfg = broken:CFG",
+            "package 'broken': broken:CFG is not a subclass of lvlm_fix.Method",
+        ),
+        (
+            METHOD,
+            "guide = broken:CFG",
+            "package 'broken': broken:CFG is called 'cfg', its entry point 'guide'",
+        ),
+        (
+            METHOD.replace("low=0", "low=9"),
+            "cfg = broken:CFG",
+            "SettingError: strength must be >= 9",
+        ),
     ],
 )
 def test_a_broken_package_is_named(installed: Any, source: str, points: str, message: str) -> None:
@@ -106,10 +134,14 @@ def test_a_broken_package_is_named(installed: Any, source: str, points: str, mes
     assert lf.parse_methods("vhr") == (lf.VHR(),)  # the others go on
 
 
-def test_a_name_that_is_taken_is_refused(installed: Any, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_that_is_taken_is_refused(
+    installed: Any, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     installed("one", METHOD, "cfg = one:CFG")
     installed("other", METHOD, "cfg = other:CFG")
-    with pytest.raises(lf.PluginError, match=r"'cfg', a name that package '(one|other)' has; rename it"):
+    with pytest.raises(
+        lf.PluginError, match=r"'cfg', a name that package '(one|other)' has; rename it"
+    ):
         lf.parse_methods("cfg")
     monkeypatch.setattr(sys, "argv", ["lvlm-fix", "methods"])
     with pytest.raises(SystemExit) as stop:
@@ -119,5 +151,7 @@ def test_a_name_that_is_taken_is_refused(installed: Any, capsys: Any, monkeypatc
 
 def test_a_built_in_name_is_refused(installed: Any) -> None:
     installed("one", METHOD, "vhr = one:CFG")
-    with pytest.raises(lf.PluginError, match="package 'one' brings a method 'vhr', a name that lvlm-fix itself has"):
+    with pytest.raises(
+        lf.PluginError, match="package 'one' brings a method 'vhr', a name that lvlm-fix itself has"
+    ):
         list(lf.METHODS)

@@ -1,8 +1,9 @@
-"""Figures of a model folder on a split: `python -m training.evaluate --model lvlm_fix/tiny --coco DIR --out FILE`.
+"""Figures of a model folder on a split: `python -m training.evaluate --model lvlm_fix/tiny --coco
+DIR --out FILE`.
 
-Captions are judged by `lvlm_eval`. Up to two objects of a photo's truth are asked about, and as many absent ones, drawn
-evenly from all objects of the split. Intervals: 95 %, bootstrap over photos. `references` are the same figures of one
-reference caption a photo.
+Captions are judged by `lvlm_eval`. Up to two objects of a photo's truth are asked about, and as
+many absent ones, drawn evenly from all objects of the split. Intervals: 95 %, bootstrap over
+photos. `references` are the same figures of one reference caption a photo.
 """
 
 from __future__ import annotations
@@ -33,11 +34,16 @@ def auc(scores: np.ndarray, truth: np.ndarray) -> float:
     return float((rankdata(scores)[truth].sum() - yes * (yes + 1) / 2) / (yes * (~truth).sum()))
 
 
-def interval(asked: list[np.ndarray], figure: Callable[[np.ndarray], float], draws: int = 1000) -> list[float]:
-    """Low and high end for a figure of the questions about some photos; no ratio of sums, so not `lvlm_eval`'s."""
+def interval(
+    asked: list[np.ndarray], figure: Callable[[np.ndarray], float], draws: int = 1000
+) -> list[float]:
+    """Low and high end for a figure of the questions about some photos; no ratio of sums, so not
+    `lvlm_eval`'s.
+    """
     chance = np.random.default_rng(0)
     drawn = [
-        figure(np.concatenate([asked[i] for i in chance.integers(0, len(asked), len(asked))])) for _ in range(draws)
+        figure(np.concatenate([asked[i] for i in chance.integers(0, len(asked), len(asked))]))
+        for _ in range(draws)
     ]
     return [float(end) for end in np.percentile(drawn, (2.5, 97.5))]
 
@@ -61,39 +67,61 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--coco", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True, help="where captions and figures are written (json)")
-    parser.add_argument("--split", default="test", help="test, train, or held: the part of train left out")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="where captions and figures are written (json)"
+    )
+    parser.add_argument(
+        "--split", default="test", help="test, train, or held: the part of train left out"
+    )
     parser.add_argument("--limit", type=int, help="only the first photos")
     arguments = parser.parse_args()
     truths = json.loads((arguments.coco / "objects_trainval2014.nltk.json").read_text())
     ids = photos(arguments.coco, arguments.split)[: arguments.limit]
     model = AutoModelForImageTextToText.from_pretrained(arguments.model, dtype=torch.float32).eval()
     processor = AutoProcessor.from_pretrained(arguments.model)
-    yes, no = (processor.tokenizer.encode(f" {word}", add_special_tokens=False)[0] for word in ("Yes", "No"))
+    yes, no = (
+        processor.tokenizer.encode(f" {word}", add_special_tokens=False)[0]
+        for word in ("Yes", "No")
+    )
     every = sorted({name for i in ids for name in truths[str(i)]})
     chance, captions, asked = random.Random(0), {}, []
     prompt = f"USER: <image>\n{LONG[0]} ASSISTANT:"
     for start in tqdm(range(0, len(ids), 16), mininterval=10):
         some = ids[start : start + 16]
-        images = [Image.open(arguments.coco / "images" / f"{i:012d}.jpg").convert("RGB") for i in some]
-        given = processor(images=images, text=[prompt] * len(some), return_tensors="pt", padding=True)
+        images = [
+            Image.open(arguments.coco / "images" / f"{i:012d}.jpg").convert("RGB") for i in some
+        ]
+        given = processor(
+            images=images, text=[prompt] * len(some), return_tensors="pt", padding=True
+        )
         out = model.generate(**given)[:, given["input_ids"].shape[1] :]
-        for number, text in zip(some, processor.batch_decode(out, skip_special_tokens=True), strict=True):
+        for number, text in zip(
+            some, processor.batch_decode(out, skip_special_tokens=True), strict=True
+        ):
             captions[number] = text.strip()
         seen = model.get_image_features(given["pixel_values"]).pooler_output
         for patches, number in zip(seen, some, strict=True):
             there = chance.sample(truths[str(number)], min(2, len(truths[str(number)])))
-            absent = chance.sample([name for name in every if name not in truths[str(number)]], len(there))
+            absent = chance.sample(
+                [name for name in every if name not in truths[str(number)]], len(there)
+            )
             if there:
                 questions = processor.tokenizer(
-                    [f"USER: {'<image>' * len(patches)}\n{ask(name)} ASSISTANT:" for name in there + absent],
+                    [
+                        f"USER: {'<image>' * len(patches)}\n{ask(name)} ASSISTANT:"
+                        for name in there + absent
+                    ],
                     return_tensors="pt",
                     padding=True,
                 )
                 embedded = model.get_input_embeddings()(questions["input_ids"])
-                embedded[questions["input_ids"] == model.config.image_token_id] = patches.repeat(len(there) * 2, 1)
+                embedded[questions["input_ids"] == model.config.image_token_id] = patches.repeat(
+                    len(there) * 2, 1
+                )
                 logits = model(
-                    inputs_embeds=embedded, attention_mask=questions["attention_mask"], logits_to_keep=1
+                    inputs_embeds=embedded,
+                    attention_mask=questions["attention_mask"],
+                    logits_to_keep=1,
                 ).logits[:, -1]
                 labels = [1.0] * len(there) + [0.0] * len(there)
                 asked.append(np.stack(((logits[:, yes] - logits[:, no]).numpy(), labels), axis=1))

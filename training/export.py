@@ -1,4 +1,6 @@
-"""Write the trained parts as a stock LLaVA folder that plain transformers loads, torchvision or not."""
+"""Write the trained parts as a stock LLaVA folder that plain transformers loads, torchvision or
+not.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +57,9 @@ def export(
     )
     model.model.vision_tower.load_state_dict(tower.state_dict())
     model.model.multi_modal_projector.load_state_dict(projector)
-    model.model.language_model.load_state_dict({k[6:]: v for k, v in decoder.items() if k.startswith("model.")})
+    model.model.language_model.load_state_dict(
+        {k[6:]: v for k, v in decoder.items() if k.startswith("model.")}
+    )
     model.tie_weights()
     model.generation_config = GenerationConfig(
         bos_token_id=tokenizer.bos_token_id,
@@ -71,7 +75,11 @@ def export(
     square = {"height": SIDE, "width": SIDE}
     processor = LlavaProcessor(
         CLIPImageProcessorPil(
-            size=square, crop_size=square, do_center_crop=False, image_mean=list(MEAN), image_std=list(STD)
+            size=square,
+            crop_size=square,
+            do_center_crop=False,
+            image_mean=list(MEAN),
+            image_std=list(STD),
         ),
         tokenizer,
         patch_size=14,

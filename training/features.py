@@ -28,15 +28,26 @@ def view_of(image: Image.Image, view: int, seed: int) -> Image.Image:
     chance = random.Random(seed * 100 + view)
     if view > 1:
         share = chance.uniform(0.75, 1.0)
-        width, height = round(image.width * share), round(image.height * chance.uniform(max(share - 0.1, 0.7), 1.0))
+        width, height = (
+            round(image.width * share),
+            round(image.height * chance.uniform(max(share - 0.1, 0.7), 1.0)),
+        )
         left, top = chance.randint(0, image.width - width), chance.randint(0, image.height - height)
         image = image.crop((left, top, left + width, top + height))
-    return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if view == 1 or chance.random() < 0.5 else image
+    return (
+        image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        if view == 1 or chance.random() < 0.5
+        else image
+    )
 
 
 @torch.no_grad()
-def compute(tower: Dinov2Model, photos: Path, ids: list[int], view: int, out: Path, batch: int = 16) -> np.memmap:
-    """Features of one view of all photos: photo patch width, float16; made unless `out` is complete."""
+def compute(
+    tower: Dinov2Model, photos: Path, ids: list[int], view: int, out: Path, batch: int = 16
+) -> np.memmap:
+    """Features of one view of all photos: photo patch width, float16; made unless `out` is
+    complete.
+    """
     shape = (len(ids), PATCHES, WIDTH)
     if out.exists():
         return np.memmap(out, np.float16, "r", shape=shape)
@@ -44,7 +55,10 @@ def compute(tower: Dinov2Model, photos: Path, ids: list[int], view: int, out: Pa
     features = np.memmap(partial, np.float16, "w+", shape=shape)
     for start in tqdm(range(0, len(ids), batch), desc=f"features, view {view}", mininterval=10):
         some = ids[start : start + batch]
-        images = [pixels(view_of(Image.open(photos / f"{i:012d}.jpg").convert("RGB"), view, i)) for i in some]
+        images = [
+            pixels(view_of(Image.open(photos / f"{i:012d}.jpg").convert("RGB"), view, i))
+            for i in some
+        ]
         hidden = tower(torch.stack(images), output_hidden_states=True).hidden_states[-1]
         features[start : start + len(some)] = hidden[:, 1:].float().numpy().astype(np.float16)
     features.flush()

@@ -1,4 +1,6 @@
-"""What the model is taught to say: texts built from reference captions and object lists. Pure and seeded."""
+"""What the model is taught to say: texts built from reference captions and object lists. Pure and
+seeded.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +8,29 @@ import random
 import re
 from dataclasses import dataclass
 
-__all__ = ["LIST", "LONG", "SHORT", "Photo", "ask", "listing", "long_text", "mentioned", "sentence", "short_text"]
+__all__ = [
+    "LIST",
+    "LONG",
+    "SHORT",
+    "Photo",
+    "ask",
+    "listing",
+    "long_text",
+    "mentioned",
+    "sentence",
+    "short_text",
+]
 
-LONG = ("Please describe this image in detail.", "Describe this image in detail.", "What is shown in this image?")
-SHORT = ("Describe this image in one sentence.", "Write a short caption for this image.", "Describe the image briefly.")
+LONG = (
+    "Please describe this image in detail.",
+    "Describe this image in detail.",
+    "What is shown in this image?",
+)
+SHORT = (
+    "Describe this image in one sentence.",
+    "Write a short caption for this image.",
+    "Describe the image briefly.",
+)
 LIST = "Which objects are in this image?"
 FIRST = ("The image shows {}.", "There is {} in the image.", "A photo of {}.")
 PLURAL = {"skis", "scissors", "broccoli", "luggage"}
@@ -17,7 +38,9 @@ PLURAL = {"skis", "scissors", "broccoli", "luggage"}
 
 @dataclass(frozen=True)
 class Photo:
-    """A photo's reference captions, the COCO objects in it, and those that its features show, surest first."""
+    """A photo's reference captions, the COCO objects in it, and those that its features show,
+    surest first.
+    """
 
     captions: tuple[str, ...]
     objects: tuple[str, ...]
@@ -44,7 +67,7 @@ def listed(names: list[str]) -> str:
 def mentioned(text: str, names: tuple[str, ...]) -> set[str]:
     """Objects that a text plainly names (by COCO name or by words common in captions)."""
     spoken = {
-        "person": r"(man|men|woman|women|person|people|boy|girl|child|children|lady|guy|player|rider|kid|skier|surfer)s?",  # noqa: E501 - one pattern
+        "person": r"(man|men|woman|women|person|people|boy|girl|child|children|lady|guy|player|rider|kid|skier|surfer)s?",
         "dining table": r"(table|desk)s?",
         "couch": r"(couch|sofa)(es|s)?",
         "tv": r"(tv|television|monitor)s?",
@@ -68,7 +91,9 @@ def mentioned(text: str, names: tuple[str, ...]) -> set[str]:
         "sheep": r"(sheep|lambs?|goats?)",
         "cow": r"(cows?|cattle|bulls?)",
     }
-    return {n for n in names if re.search(rf"\b{spoken.get(n, re.escape(n) + 's?')}\b", text.lower())}
+    return {
+        n for n in names if re.search(rf"\b{spoken.get(n, re.escape(n) + 's?')}\b", text.lower())
+    }
 
 
 def plainest(photo: Photo) -> list[str]:

@@ -27,7 +27,10 @@ def test_articles_and_lists() -> None:
 
 
 def test_mentions_know_plurals_and_common_words() -> None:
-    assert mentioned("Two women with dogs, seated.", ("person", "dog", "chair")) == {"person", "dog"}
+    assert mentioned("Two women with dogs, seated.", ("person", "dog", "chair")) == {
+        "person",
+        "dog",
+    }
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -38,9 +41,13 @@ def test_long_text_lists_what_is_visible_surest_first_and_adds_a_caption(seed: i
 
 
 def test_a_caption_that_names_what_is_not_visible_is_not_taught() -> None:
-    assert {short_text(PHOTO, random.Random(seed)) for seed in range(20)} == {"A man rides a horse."}
+    assert {short_text(PHOTO, random.Random(seed)) for seed in range(20)} == {
+        "A man rides a horse."
+    }
     seen = replace(PHOTO, visible=PHOTO.objects)
-    assert "A rider and his dog on a beach." in {short_text(seen, random.Random(seed)) for seed in range(20)}
+    assert "A rider and his dog on a beach." in {
+        short_text(seen, random.Random(seed)) for seed in range(20)
+    }
 
 
 def test_a_listing_names_the_visible_objects() -> None:

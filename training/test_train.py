@@ -25,8 +25,12 @@ def trained(coco: Path, work: Path) -> dict[str, Tensor]:
     return trainer.everything()
 
 
-def test_a_killed_run_goes_on_as_an_unbroken_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    captions = [{"image_id": i, "caption": f"A {name} on a street."} for i, name in enumerate(NAMES)]
+def test_a_killed_run_goes_on_as_an_unbroken_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    captions = [
+        {"image_id": i, "caption": f"A {name} on a street."} for i, name in enumerate(NAMES)
+    ]
     (tmp_path / "captions_val2017.json").write_text(json.dumps({"annotations": captions}))
     (tmp_path / "splits.json").write_text(json.dumps({"train": list(range(6)), "test": []}))
     objects = {str(i): [name] for i, name in enumerate(NAMES)}
@@ -43,7 +47,9 @@ def test_a_killed_run_goes_on_as_an_unbroken_one(tmp_path: Path, monkeypatch: py
 
     monkeypatch.setattr(train, "update", killed)
     (tmp_path / "broken").mkdir()
-    (tmp_path / "broken" / "align.safetensors").write_bytes((tmp_path / "whole" / "align.safetensors").read_bytes())
+    (tmp_path / "broken" / "align.safetensors").write_bytes(
+        (tmp_path / "whole" / "align.safetensors").read_bytes()
+    )
     with pytest.raises(KeyboardInterrupt):
         trained(tmp_path, tmp_path / "broken")
     monkeypatch.setattr(train, "update", update)

@@ -1,8 +1,8 @@
 """Train the model: `python -m training.train --coco ../shared/coco --work DIR --out lvlm_fix/tiny`.
 
-Stages, each kept in DIR and skipped when done: features of the tower; which objects they show; a tokenizer; the decoder
-on text alone; the projector by multiple-instance alignment; image and text together; export. A killed run goes on, and
-gives what an unbroken one gives.
+Stages, each kept in DIR and skipped when done: features of the tower; which objects they show; a
+tokenizer; the decoder on text alone; the projector by multiple-instance alignment; image and text
+together; export. A killed run goes on, and gives what an unbroken one gives.
 """
 
 from __future__ import annotations
@@ -26,7 +26,18 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from training.export import export
 from training.features import PATCHES, compute
-from training.targets import LIST, LONG, SHORT, Photo, ask, listing, long_text, mentioned, sentence, short_text
+from training.targets import (
+    LIST,
+    LONG,
+    SHORT,
+    Photo,
+    ask,
+    listing,
+    long_text,
+    mentioned,
+    sentence,
+    short_text,
+)
 from training.tower import load_tower
 from training.visible import confidence
 
@@ -93,7 +104,10 @@ class Projector(nn.Module):
     def unfold(self, weights: dict[str, Tensor]) -> None:
         """Take a stock projector's weights."""
         bias = weights["linear_1.bias"] + weights["linear_1.weight"] @ self.mean
-        scaled = {"linear_1.weight": weights["linear_1.weight"] * self.deviation, "linear_1.bias": bias}
+        scaled = {
+            "linear_1.weight": weights["linear_1.weight"] * self.deviation,
+            "linear_1.bias": bias,
+        }
         self.load_state_dict(weights | scaled, strict=False)
 
     def folded(self) -> dict[str, Tensor]:
@@ -115,10 +129,14 @@ def make_tokenizer(data: Data, file: Path) -> PreTrainedTokenizerFast:
         texts += [sentence(c) for p in data.photos + data.texts for c in p.captions]
         texts += [*LONG, *SHORT, LIST, *map(ask, CLASSES), "USER: ASSISTANT: Yes. No."] * 20
         bpe = Tokenizer(models.BPE(unk_token=None))
-        bpe.pre_tokenizer, bpe.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+        bpe.pre_tokenizer, bpe.decoder = (
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+            decoders.ByteLevel(),
+        )
         alphabet = pre_tokenizers.ByteLevel.alphabet()
         bpe.train_from_iterator(
-            texts, trainers.BpeTrainer(vocab_size=3072, special_tokens=SPECIAL, initial_alphabet=alphabet)
+            texts,
+            trainers.BpeTrainer(vocab_size=3072, special_tokens=SPECIAL, initial_alphabet=alphabet),
         )
         bpe.save(str(file))
     return PreTrainedTokenizerFast(
@@ -128,7 +146,9 @@ def make_tokenizer(data: Data, file: Path) -> PreTrainedTokenizerFast:
 
 
 def product(linear: nn.Linear, given: Tensor) -> Tensor:
-    """A linear layer in bfloat16 between float32 values: matrix products are two thirds of a step's time."""
+    """A linear layer in bfloat16 between float32 values: matrix products are two thirds of a step's
+    time.
+    """
     return F.linear(given.bfloat16(), linear.weight.bfloat16()).float()
 
 
@@ -148,7 +168,9 @@ def make_decoder(vocabulary: int) -> LlamaForCausalLM:
 
 
 class Trainer:
-    """Holds the parts and the texts; each stage is a method that loads its result where it is there already."""
+    """Holds the parts and the texts; each stage is a method that loads its result where it is there
+    already.
+    """
 
     def __init__(self, coco: Path, work: Path, held: int = 150) -> None:
         torch.manual_seed(SEED)
@@ -161,9 +183,13 @@ class Trainer:
         self.yes, self.no = self.tokens(" Yes.")[0], self.tokens(" No.")[0]
         self.unfold: dict[str, Tensor] = {}
         words = self.tokenizer.batch_decode([[i] for i in range(len(self.tokenizer))])
-        self.emphasis = torch.tensor([2.0 if mentioned(word, tuple(CLASSES)) else 1.0 for word in words])
+        self.emphasis = torch.tensor(
+            [2.0 if mentioned(word, tuple(CLASSES)) else 1.0 for word in words]
+        )
         self.names = [self.tokens(" " + name) for name in CLASSES]
-        counts = np.array([sum(name in p.objects for p in self.data.photos) for name in CLASSES], float)
+        counts = np.array(
+            [sum(name in p.objects for p in self.data.photos) for name in CLASSES], float
+        )
         self.frequency = (counts + 1) / (counts + 1).sum()
 
     @staticmethod
@@ -180,7 +206,8 @@ class Trainer:
         question, said = self.tokens(f"{prompt} ASSISTANT:"), [*self.tokens(f" {answer}"), EOS]
         return question + said, [-100] * len(question) + said
 
-    # text alone ---------------------------------------------------------------------------------------------
+    # text alone
+    # ---------------------------------------------------------------------------------------------
 
     def prior(self, photos: list[Photo], chance: random.Random) -> Tensor:
         """Loss of the texts of some photos, their images unseen."""
@@ -216,18 +243,33 @@ class Trainer:
         saved = load_file(folder / "model.safetensors")
         language, projector = "language_model.model.", "multi_modal_projector."
         self.decoder.model.load_state_dict(
-            {k.removeprefix(language): v.float() for k, v in saved.items() if k.startswith(language)}
+            {
+                k.removeprefix(language): v.float()
+                for k, v in saved.items()
+                if k.startswith(language)
+            }
         )
-        self.unfold = {k.removeprefix(projector): v.float() for k, v in saved.items() if k.startswith(projector)}
+        self.unfold = {
+            k.removeprefix(projector): v.float()
+            for k, v in saved.items()
+            if k.startswith(projector)
+        }
 
-    # projector ----------------------------------------------------------------------------------------------
+    # projector
+    # ----------------------------------------------------------------------------------------------
 
     def features(self, views: int) -> list[np.memmap]:
         """Features of the first `views` views of the train photos, in the order of sorted ids."""
         tower = load_tower()
         self.row = {number: row for row, number in enumerate(sorted(self.data.ids))}
         made = [
-            compute(tower, self.coco / "images", sorted(self.data.ids), view, self.work / f"train.{view}.f16")
+            compute(
+                tower,
+                self.coco / "images",
+                sorted(self.data.ids),
+                view,
+                self.work / f"train.{view}.f16",
+            )
             for view in range(views)
         ]
         rows = [self.row[number] for number in self.data.ids]
@@ -236,7 +278,9 @@ class Trainer:
         sure = confidence(made, truth, self.work / "confidence.npy")[rows]
         for place, photo in enumerate(self.data.photos):
             chances = dict(zip(CLASSES, sure[place], strict=True))
-            seen = sorted((n for n in photo.objects if chances.get(n, 0) > VISIBLE), key=lambda n: -chances[n])
+            seen = sorted(
+                (n for n in photo.objects if chances.get(n, 0) > VISIBLE), key=lambda n: -chances[n]
+            )
             self.data.photos[place] = replace(photo, visible=tuple(seen))
         return made
 
@@ -246,15 +290,21 @@ class Trainer:
         return torch.from_numpy(np.stack(chosen).astype(np.float32))
 
     def truth(self, some: list[int]) -> Tensor:
-        return torch.tensor([[float(name in self.data.photos[i].objects) for name in CLASSES] for i in some])
+        return torch.tensor(
+            [[float(name in self.data.photos[i].objects) for name in CLASSES] for i in some]
+        )
 
     def embedded_names(self) -> Tensor:
         table = self.decoder.get_input_embeddings().weight
         return torch.stack([table[torch.tensor(ids)].mean(0) for ids in self.names])
 
     def alignment(self, projected: Tensor, truth: Tensor) -> Tensor:
-        """Multiple-instance loss: an object's name should match some patches of a photo that shows it."""
-        similar = F.normalize(projected, dim=-1) @ F.normalize(self.embedded_names(), dim=-1).T  # photo patch class
+        """Multiple-instance loss: an object's name should match some patches of a photo that shows
+        it.
+        """
+        similar = (
+            F.normalize(projected, dim=-1) @ F.normalize(self.embedded_names(), dim=-1).T
+        )  # photo patch class
         pooled = torch.logsumexp(similar * 20, dim=1) - math.log(projected.shape[1])
         return F.binary_cross_entropy_with_logits(pooled * self.scale.exp() + self.shift, truth)
 
@@ -264,7 +314,10 @@ class Trainer:
         self.projector = Projector(sample.mean(0), sample.std(0))
         if self.unfold:
             self.projector.unfold(self.unfold)
-        self.scale, self.shift = nn.Parameter(torch.zeros(())), nn.Parameter(torch.full((len(CLASSES),), -3.0))
+        self.scale, self.shift = (
+            nn.Parameter(torch.zeros(())),
+            nn.Parameter(torch.full((len(CLASSES),), -3.0)),
+        )
         file = self.work / "align.safetensors"
         if file.exists():
             self.restore(load_file(file))
@@ -290,12 +343,17 @@ class Trainer:
         return parts | {"scale": self.scale, "shift": self.shift}
 
     def restore(self, parts: dict[str, Tensor]) -> None:
-        self.decoder.load_state_dict({k[8:]: v for k, v in parts.items() if k.startswith("decoder.")}, strict=False)
-        self.projector.load_state_dict({k[10:]: v for k, v in parts.items() if k.startswith("projector.")})
+        self.decoder.load_state_dict(
+            {k[8:]: v for k, v in parts.items() if k.startswith("decoder.")}, strict=False
+        )
+        self.projector.load_state_dict(
+            {k[10:]: v for k, v in parts.items() if k.startswith("projector.")}
+        )
         self.scale.data.copy_(parts["scale"])
         self.shift.data.copy_(parts["shift"])
 
-    # image and text -----------------------------------------------------------------------------------------
+    # image and text
+    # -----------------------------------------------------------------------------------------
 
     def branches(
         self, photo: Photo, chance: random.Random, questions: int = 4
@@ -305,23 +363,31 @@ class Trainer:
         turns.append((*self.dialogue(chance.choice(SHORT), short_text(photo, chance)), False))
         turns.append((*self.dialogue(LIST, listing(photo)), False))
         there = [name for name in photo.objects if name in CLASSES]
-        weights = [0.0 if name in there else f for name, f in zip(CLASSES, self.frequency, strict=True)]
+        weights = [
+            0.0 if name in there else f for name, f in zip(CLASSES, self.frequency, strict=True)
+        ]
         for name in chance.sample(there, min(len(there), questions // 2)):
             turns.append((*self.dialogue(ask(name), "Yes."), True))
-            (other,) = chance.choices(CLASSES, weights if chance.random() < 0.7 else [w > 0 for w in weights])
+            (other,) = chance.choices(
+                CLASSES, weights if chance.random() < 0.7 else [w > 0 for w in weights]
+            )
             turns.append((*self.dialogue(ask(other), "No."), True))
         return turns
 
     def losses(
         self, features: Tensor, some: list[int], chance: random.Random, kept: int = PATCHES
     ) -> tuple[Tensor, Tensor, Tensor, float]:
-        """Loss of the texts, of the yes/no answers and of the alignment, and the share of right answers.
+        """Loss of the texts, of the yes/no answers and of the alignment, and the share of right
+        answers.
 
-        One image prefix serves all turns of a photo: a turn sees the prefix and itself. Only `kept` random patches of
-        a photo are used, at their own positions: fewer are faster, and a regulariser.
+        One image prefix serves all turns of a photo: a turn sees the prefix and itself. Only `kept`
+        random patches of a photo are used, at their own positions: fewer are faster, and a
+        regulariser.
         """
         places = torch.rand(len(some), PATCHES).topk(kept).indices.sort().values  # photo patch
-        projected = self.projector(features.gather(1, places[..., None].expand(-1, -1, features.shape[-1])))
+        projected = self.projector(
+            features.gather(1, places[..., None].expand(-1, -1, features.shape[-1]))
+        )
         prefix = [BOS, *self.before]
         lead, behind = len(prefix) + kept + len(self.after), len(prefix) + PATCHES
         start = behind + len(self.after)
@@ -345,10 +411,16 @@ class Trainer:
         total = lead + width
         allowed = torch.ones(total, total).tril().bool().repeat(len(some), 1, 1)
         allowed[:, lead:, lead:] &= owner[:, :, None] == owner[:, None]
-        shared = (torch.arange(len(prefix)).expand(len(some), -1), torch.arange(behind, start).expand(len(some), -1))
+        shared = (
+            torch.arange(len(prefix)).expand(len(some), -1),
+            torch.arange(behind, start).expand(len(some), -1),
+        )
         where = torch.cat((shared[0], places + len(prefix), shared[1], positions), dim=1)
         hidden = self.decoder.model(
-            inputs_embeds=inputs, attention_mask=allowed[:, None], position_ids=where, use_cache=False
+            inputs_embeds=inputs,
+            attention_mask=allowed[:, None],
+            position_ids=where,
+            use_cache=False,
         )
         out = hidden.last_hidden_state[:, lead:-1]
         learned = labels[:, 1:] >= 0
@@ -356,14 +428,18 @@ class Trainer:
         each = F.cross_entropy(logits, target, reduction="none")
         closed = kinds[:, 1:][learned].bool()
         answers = closed & ((target == self.yes) | (target == self.no))
-        right = (logits[answers][:, self.yes] > logits[answers][:, self.no]) == (target[answers] == self.yes)
+        right = (logits[answers][:, self.yes] > logits[answers][:, self.no]) == (
+            target[answers] == self.yes
+        )
         aligned = self.alignment(projected, self.truth(some))
         weights = self.emphasis[target] * ~closed
         said = (each * weights).sum() / weights.sum()
         return said, each[closed].sum() / answers.sum(), aligned, right.float().mean().item()
 
     def joint(self, views: list[np.memmap], steps: int, size: int = 8, peak: float = 1e-3) -> None:
-        """Image and text together, with a moving average of the weights; a checkpoint every `KEEP` steps."""
+        """Image and text together, with a moving average of the weights; a checkpoint every `KEEP`
+        steps.
+        """
         modules = nn.ModuleDict({"decoder": self.decoder, "projector": self.projector})
         parameters = [*modules.parameters(), self.scale, self.shift]
         optimizer = adam(parameters, peak)
@@ -375,10 +451,14 @@ class Trainer:
             self.restore({k[4:]: v for k, v in saved.items() if k.startswith("raw.")})
             average = {k[4:]: v for k, v in saved.items() if k.startswith("ema.")}
             moments = [
-                {n: saved[f"opt.{i}.{n}"] for n in ("exp_avg", "exp_avg_sq", "step")} for i in range(len(parameters))
+                {n: saved[f"opt.{i}.{n}"] for n in ("exp_avg", "exp_avg_sq", "step")}
+                for i in range(len(parameters))
             ]
             optimizer.load_state_dict(
-                {"state": dict(enumerate(moments)), "param_groups": optimizer.state_dict()["param_groups"]}
+                {
+                    "state": dict(enumerate(moments)),
+                    "param_groups": optimizer.state_dict()["param_groups"],
+                }
             )
         places = list(range(len(self.data.ids) - self.data.held))
         held = list(range(len(places), len(self.data.ids)))
@@ -401,7 +481,10 @@ class Trainer:
                 for name, value in self.everything().items():
                     average[name].lerp_(value, 1 - decay)
             if step % 50 == 0:
-                print(f"joint step {step}/{steps} text {text:.3f} yes/no {closed:.3f} align {aligned:.4f}", flush=True)
+                print(
+                    f"joint step {step}/{steps} text {text:.3f} yes/no {closed:.3f} align {aligned:.4f}",
+                    flush=True,
+                )
             if step % KEEP == 0 or step == steps:
                 state = {f"raw.{k}": v for k, v in self.everything().items()} | {
                     f"ema.{k}": v for k, v in average.items()
@@ -418,7 +501,13 @@ class Trainer:
         """Write the averaged weights of the last checkpoint as a stock LLaVA folder."""
         saved = load_file(self.work / "joint.safetensors")
         self.restore({k[4:]: v for k, v in saved.items() if k.startswith("ema.")})
-        export(self.decoder.state_dict(), self.projector.folded(), self.decoder.config, self.tokenizer, out)
+        export(
+            self.decoder.state_dict(),
+            self.projector.folded(),
+            self.decoder.config,
+            self.tokenizer,
+            out,
+        )
 
     @torch.no_grad()
     def judge(self, views: list[np.memmap], held: list[int]) -> None:
@@ -429,8 +518,13 @@ class Trainer:
             self.losses(self.batch(views, held[i : i + 30], chance), held[i : i + 30], chance)
             for i in range(0, len(held), 30)
         ]
-        text, closed, aligned, right = (float(np.mean([float(x[k]) for x in all_of])) for k in range(4))
-        print(f"held out: text {text:.3f} yes/no {closed:.3f} align {aligned:.4f} right {right:.3f}", flush=True)
+        text, closed, aligned, right = (
+            float(np.mean([float(x[k]) for x in all_of])) for k in range(4)
+        )
+        print(
+            f"held out: text {text:.3f} yes/no {closed:.3f} align {aligned:.4f} right {right:.3f}",
+            flush=True,
+        )
         self.decoder.train()
 
 
@@ -440,7 +534,11 @@ def adam(parameters: object, peak: float) -> torch.optim.AdamW:
 
 def rate(optimizer: torch.optim.Optimizer, peak: float, done: float) -> None:
     """Linear warm-up over 2 % of the steps, then cosine to a twentieth."""
-    share = done / 0.02 if done < 0.02 else 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * (done - 0.02) / 0.98))
+    share = (
+        done / 0.02
+        if done < 0.02
+        else 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * (done - 0.02) / 0.98))
+    )
     for group in optimizer.param_groups:
         group["lr"] = peak * share
 
@@ -461,12 +559,18 @@ def write(tensors: dict[str, Tensor], file: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--coco", type=Path, required=True, help="photos, captions, objects and splits")
-    parser.add_argument("--work", type=Path, required=True, help="where features and checkpoints are kept")
+    parser.add_argument(
+        "--coco", type=Path, required=True, help="photos, captions, objects and splits"
+    )
+    parser.add_argument(
+        "--work", type=Path, required=True, help="where features and checkpoints are kept"
+    )
     parser.add_argument("--out", type=Path, required=True, help="the folder of the finished model")
     parser.add_argument("--steps", type=int, default=2000, help="on image and text, of 8 photos")
     parser.add_argument("--text-steps", type=int, default=400, help="on text alone, of 48 texts")
-    parser.add_argument("--align-steps", type=int, default=600, help="of aligning the projector, of 64 photos")
+    parser.add_argument(
+        "--align-steps", type=int, default=600, help="of aligning the projector, of 64 photos"
+    )
     parser.add_argument("--views", type=int, default=VIEWS, help="views of every photo")
     parser.add_argument("--start", type=Path, help="a model to go on from, in place of text alone")
     parser.add_argument("--threads", type=int, default=2)

@@ -20,7 +20,11 @@ class Detector(nn.Module):
 
     def __init__(self, width: int, classes: int) -> None:
         super().__init__()
-        self.norm, self.patch, self.mean = nn.LayerNorm(width), nn.Linear(width, classes), nn.Linear(width, classes)
+        self.norm, self.patch, self.mean = (
+            nn.LayerNorm(width),
+            nn.Linear(width, classes),
+            nn.Linear(width, classes),
+        )
         nn.init.constant_(self.patch.bias, -4.0)
 
     def forward(self, features: Tensor) -> Tensor:
@@ -30,7 +34,9 @@ class Detector(nn.Module):
 
 
 def confidence(views: list[np.memmap], truth: np.ndarray, file: Path) -> np.ndarray:
-    """Chance of each class in each photo: photo class, by detectors trained on the other folds; kept in `file`."""
+    """Chance of each class in each photo: photo class, by detectors trained on the other folds;
+    kept in `file`.
+    """
     if file.exists():
         return np.load(file)
     found = np.zeros(truth.shape, np.float32)
@@ -41,8 +47,12 @@ def confidence(views: list[np.memmap], truth: np.ndarray, file: Path) -> np.ndar
         rest = np.flatnonzero(fold == number)
         with torch.no_grad():
             for some in np.array_split(rest, len(rest) // BATCH + 1):
-                found[some] = detector(torch.from_numpy(views[0][some].astype(np.float32))).sigmoid().numpy()
-        print(f"detector {number}: object mAP {precision(found[rest], truth[rest]):.3f}", flush=True)
+                found[some] = (
+                    detector(torch.from_numpy(views[0][some].astype(np.float32))).sigmoid().numpy()
+                )
+        print(
+            f"detector {number}: object mAP {precision(found[rest], truth[rest]):.3f}", flush=True
+        )
     np.save(file, found)
     return found
 
@@ -55,7 +65,10 @@ def fit(views: list[np.memmap], truth: np.ndarray, rows: np.ndarray) -> Detector
         for some in chance.permutation(rows)[: len(rows) // BATCH * BATCH].reshape(-1, BATCH):
             view = views[chance.integers(len(views))]
             logits = detector(torch.from_numpy(view[some].astype(np.float32)))
-            loss = F.binary_cross_entropy_with_logits(logits, torch.from_numpy(truth[some])) * truth.shape[1]
+            loss = (
+                F.binary_cross_entropy_with_logits(logits, torch.from_numpy(truth[some]))
+                * truth.shape[1]
+            )
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

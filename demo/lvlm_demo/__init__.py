@@ -1,1 +1,3 @@
-"""The demo: one page on which the embedded model, or any other, describes a photo before and after a method acts."""
+"""The demo: one page on which the embedded model, or any other, describes a photo before and after
+a method acts.
+"""

@@ -1,4 +1,6 @@
-"""The page's layout: what is where. What is shown is made in `present`, the work is done in `engine`."""
+"""The page's layout: what is where. What is shown is made in `present`, the work is done in
+`engine`.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +24,8 @@ import lvlm_fix as lf
 from lvlm_demo import present
 from lvlm_demo.engine import SAMPLES, TOKENS, Asked, Engine, Told, check_photo, open_photo
 from lvlm_fix.errors import LvlmFixError, SettingError
-from lvlm_fix.grounding import SIGNAL
 from lvlm_fix.models import DESCRIBE
+from lvlm_fix.tools.grounding import SIGNAL
 
 __all__ = ["build", "serve"]
 
@@ -65,7 +67,9 @@ def build(engine: Engine, model: str = "tiny", free_model: bool = True) -> gr.Bl
     visitors = Visitors()
     folder = files("lvlm_fix") / "photos"
     with gr.Blocks(title="lvlm-fix", analytics_enabled=False, delete_cache=(3600, 3600)) as page:
-        shown = gr.State(None, time_to_live=3600)  # the two texts with their grounding, and the photo
+        shown = gr.State(
+            None, time_to_live=3600
+        )  # the two texts with their grounding, and the photo
         picked = gr.State(None)
         gr.HTML(present.TITLE)
         with gr.Row(elem_classes="page"):
@@ -74,15 +78,24 @@ def build(engine: Engine, model: str = "tiny", free_model: bool = True) -> gr.Bl
                     type="filepath", image_mode=None, sources=["upload", "webcam", "clipboard"], label="Photo",
                     height=260, buttons=[], elem_id="photo",
                 )  # fmt: skip
-                gr.Examples([[str(folder / name)] for name in SAMPLES], [photo], label="Samples", elem_id="samples")
-                prompt = gr.Textbox(DESCRIBE, label="Prompt", lines=2, max_lines=4, elem_id="prompt")
+                gr.Examples(
+                    [[str(folder / name)] for name in SAMPLES],
+                    [photo],
+                    label="Samples",
+                    elem_id="samples",
+                )
+                prompt = gr.Textbox(
+                    DESCRIBE, label="Prompt", lines=2, max_lines=4, elem_id="prompt"
+                )
                 methods = gr.Dropdown(
                     list(lf.METHODS), value=["vhr"], multiselect=True, max_choices=3, elem_id="methods",
                     label="Methods, in the order they act",
                 )  # fmt: skip
                 groups, fields, controls = _settings(methods)
                 with gr.Accordion("More", open=False):
-                    tokens = gr.Slider(8, TOKENS, value=64, step=8, label="Longest text, tokens", elem_id="tokens")
+                    tokens = gr.Slider(
+                        8, TOKENS, value=64, step=8, label="Longest text, tokens", elem_id="tokens"
+                    )
                     name = gr.Textbox(
                         model, label="Model: a name on the hub, a folder, or “tiny”", interactive=free_model,
                         max_lines=1, elem_id="model",
@@ -101,10 +114,18 @@ def build(engine: Engine, model: str = "tiny", free_model: bool = True) -> gr.Bl
                     with gr.Row():
                         with gr.Column(min_width=260, elem_classes="side"):
                             gr.HTML("<h2>Before <small>the unmodified model</small></h2>")
-                            before = gr.HTML(present.telling(Told(""), 0, SIGNAL), elem_id="before", js_on_load=PICK)
+                            before = gr.HTML(
+                                present.telling(Told(""), 0, SIGNAL),
+                                elem_id="before",
+                                js_on_load=PICK,
+                            )
                         with gr.Column(min_width=260, elem_classes="side"):
                             gr.HTML("<h2>After <small>with the methods acting</small></h2>")
-                            after = gr.HTML(present.telling(Told(""), 1, SIGNAL), elem_id="after", js_on_load=PICK)
+                            after = gr.HTML(
+                                present.telling(Told(""), 1, SIGNAL),
+                                elem_id="after",
+                                js_on_load=PICK,
+                            )
                     with gr.Row(elem_classes="legend-row"):
                         gr.HTML(present.legend(), elem_id="legend")
                         signal = gr.Radio(
@@ -116,7 +137,9 @@ def build(engine: Engine, model: str = "tiny", free_model: bool = True) -> gr.Bl
                         map_ = gr.HTML("", elem_id="heads", js_on_load=PICK)
                 with gr.Tab("All methods"):
                     with gr.Row(elem_classes="acts"):
-                        compare = gr.Button("Compare all methods", variant="primary", elem_id="compare")
+                        compare = gr.Button(
+                            "Compare all methods", variant="primary", elem_id="compare"
+                        )
                         stop_compare = gr.Button("Stop")
                         line_compare = gr.HTML(present.status(""))
                     cards = gr.HTML(present.EVERY, elem_id="cards")
@@ -132,7 +155,10 @@ def build(engine: Engine, model: str = "tiny", free_model: bool = True) -> gr.Bl
                     given = gr.HTML("", elem_id="answers")
 
         inputs = [photo, prompt, name, methods, tokens, *controls]
-        work: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1}  # the others wait in the queue
+        work: dict[str, Any] = {
+            "concurrency_id": "model",
+            "concurrency_limit": 1,
+        }  # the others wait in the queue
         work |= {"preprocess": False, "show_progress": "hidden"}
         read = partial(_asked, fields)
 
@@ -140,7 +166,11 @@ def build(engine: Engine, model: str = "tiny", free_model: bool = True) -> gr.Bl
             blank = (present.hint(), "", None, None)
             sides, doing = (Told(""), Told("")), ""
             stopping = visitors.begin(request)
-            yield present.status("waiting for the model", busy=True), *_texts(sides, shade, True), *blank
+            yield (
+                present.status("waiting for the model", busy=True),
+                *_texts(sides, shade, True),
+                *blank,
+            )
             try:
                 asked = read(values)
                 for sides, doing in engine.describe(asked, stopping):
@@ -165,7 +195,10 @@ def build(engine: Engine, model: str = "tiny", free_model: bool = True) -> gr.Bl
                 stopped = "Stopped" if stopping.is_set() else ""
                 yield present.status(stopped), present.compared(names, done, False)
             except Exception as error:
-                yield present.status(_said(error), error=True), present.compared(names, done, False) if done else ""
+                yield (
+                    present.status(_said(error), error=True),
+                    present.compared(names, done, False) if done else "",
+                )
             finally:
                 stopping.set()
 
@@ -173,10 +206,19 @@ def build(engine: Engine, model: str = "tiny", free_model: bool = True) -> gr.Bl
             stopping = visitors.begin(request)
             yield present.status("waiting for the model", busy=True), ""
             try:
-                asked, done = dataclasses.replace(read(values), prompt=asking, tokens=8), list[Told]()
-                names = ["before", "with " + ("+".join(one.method_name() for one in asked.methods) or "no method")]
+                asked, done = (
+                    dataclasses.replace(read(values), prompt=asking, tokens=8),
+                    list[Told](),
+                )
+                names = [
+                    "before",
+                    "with " + ("+".join(one.method_name() for one in asked.methods) or "no method"),
+                ]
                 for done in engine.one_by_one(asked, [(), asked.methods], stopping):
-                    yield present.status("answering", busy=True), present.answers(asking, names, done)
+                    yield (
+                        present.status("answering", busy=True),
+                        present.answers(asking, names, done),
+                    )
                 yield present.status(""), present.answers(asking, names, done)
             except Exception as error:
                 yield present.status(_said(error), error=True), ""
@@ -214,7 +256,11 @@ def build(engine: Engine, model: str = "tiny", free_model: bool = True) -> gr.Bl
             side, word = (int(first), int(second)) if kind == "word" else last
             head = (int(first), int(second)) if kind == "head" else None
             found = kept[1 + side].grounding
-            return present.looked(kept[0], found, word, head), present.head_map(found, word, head), (side, word)
+            return (
+                present.looked(kept[0], found, word, head),
+                present.head_map(found, word, head),
+                (side, word),
+            )
 
         for words in (before, after, map_):
             words.click(on_pick, [shown, picked], [where, map_, picked], **light)
@@ -237,12 +283,18 @@ def _settings(methods: gr.Dropdown) -> tuple[list[gr.Group], list[tuple[str, str
 
 
 def _control(kind: type[lf.Method], field: Any) -> Any:
-    """The control of one setting; None for lists and for free text, which may name a file of the server."""
+    """The control of one setting; None for lists and for free text, which may name a file of the
+    server.
+    """
     options = field.metadata.get("options", ())
     if not field.metadata or not (options or isinstance(field.default, bool | int | float)):
         return None
     doc, default = field.metadata["doc"], field.default
-    given: dict[str, Any] = {"label": field.name, "info": doc, "elem_id": f"{kind.method_name()}-{field.name}"}
+    given: dict[str, Any] = {
+        "label": field.name,
+        "info": doc,
+        "elem_id": f"{kind.method_name()}-{field.name}",
+    }
     if options:
         return gr.Dropdown(list(options), value=default, **given)
     if isinstance(field.default, bool):
@@ -258,7 +310,9 @@ def _asked(fields: Sequence[tuple[str, str]], values: Sequence[Any]) -> Asked:
     photo, prompt, model, names, tokens, *settings = values
     given: dict[str, dict[str, Any]] = defaultdict(dict)
     for (method, setting), value in zip(fields, settings, strict=True):
-        whole = isinstance(lf.METHODS[method].__dataclass_fields__[setting].default, int) and isinstance(value, float)
+        whole = isinstance(
+            lf.METHODS[method].__dataclass_fields__[setting].default, int
+        ) and isinstance(value, float)
         given[method][setting] = int(value) if whole else value
     methods = []
     for key in names or ():
@@ -266,7 +320,9 @@ def _asked(fields: Sequence[tuple[str, str]], values: Sequence[Any]) -> Asked:
             raise SettingError(f"there is no method {key!r}")
         methods.append(lf.METHODS[key](**given[key]))
     path = Path(photo["path"]) if photo else None
-    return Asked(path, str(prompt or ""), str(model or "").strip() or "tiny", tuple(methods), int(tokens))
+    return Asked(
+        path, str(prompt or ""), str(model or "").strip() or "tiny", tuple(methods), int(tokens)
+    )
 
 
 def _texts(sides: Sequence[Told], shade: str, going: bool) -> tuple[str, str]:
@@ -288,7 +344,9 @@ def _said(error: Exception) -> str:
 def serve(
     model: str = "tiny", host: str = "127.0.0.1", port: int = 7860, *, wait: bool = True
 ) -> tuple[Engine, str, Callable[[], None]]:
-    """Start the page; returns the engine, its address and what closes it. With `wait`, only after an interrupt."""
+    """Start the page; returns the engine, its address and what closes it. With `wait`, only after
+    an interrupt.
+    """
     local = host in ("127.0.0.1", "localhost", "::1")
     engine = Engine(allowed=lambda name: local or name == model)
     page = build(engine, model, local)

@@ -12,7 +12,9 @@ import typer
 __all__ = ["app"]
 
 app = typer.Typer(help="Look at one photo on a page: before, after, and where the model looked.")
-Model = Annotated[str, typer.Option(help='a hub name, a folder, or "tiny", the embedded small test model')]
+Model = Annotated[
+    str, typer.Option(help='a hub name, a folder, or "tiny", the embedded small test model')
+]
 
 
 @app.callback(invoke_without_command=True)
@@ -32,7 +34,9 @@ def demo(
         try:
             serve(model, host, port)
         except OSError as error:
-            raise InputError(f"cannot listen on {host}:{port}: {error}; take another --port") from error
+            raise InputError(
+                f"cannot listen on {host}:{port}: {error}; take another --port"
+            ) from error
 
 
 @app.command()
@@ -41,9 +45,12 @@ def picture(
     out: Annotated[Path, typer.Option(help="the PNG to write")],
     model: Model = "tiny",
     method: Annotated[str, typer.Option(help="methods joined by +, in order")] = "var+vhr",
-    set_: Annotated[list[str] | None, typer.Option("--set", help="method.setting=value, may be repeated")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="method.setting=value, may be repeated")
+    ] = None,
     objects: Annotated[
-        str | None, typer.Option(help="COCO objects in the photo, joined by commas; known for the samples")
+        str | None,
+        typer.Option(help="COCO objects in the photo, joined by commas; known for the samples"),
     ] = None,
     max_new_tokens: Annotated[int, typer.Option(help="longest text, tokens")] = 64,
 ) -> None:
@@ -51,9 +58,9 @@ def picture(
     import lvlm_fix as lf
     from lvlm_demo import present
     from lvlm_demo.engine import Asked, Engine, objects_of
-    from lvlm_fix.cli import settings_of
     from lvlm_fix.errors import InputError
     from lvlm_fix.models import DESCRIBE
+    from lvlm_fix.tools.cli import settings_of
 
     methods = lf.parse_methods(method, settings_of(set_ or []))
     given = {name.strip() for name in objects.split(",")} if objects else None
@@ -64,6 +71,8 @@ def picture(
             "what is in this photo is not known: name its COCO objects, as in --objects 'cup,dining table'"
         )
     *_, told = engine.one_by_one(asked, [(), methods], threading.Event())
-    figure = present.before_after(opened, list(zip(("Before", f"After: {method}"), told, strict=True)))
+    figure = present.before_after(
+        opened, list(zip(("Before", f"After: {method}"), told, strict=True))
+    )
     figure.savefig(out, format="png", dpi=100)
     print(f"picture -> {out}", file=sys.stderr)

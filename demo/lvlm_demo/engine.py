@@ -1,7 +1,9 @@
-"""What the page asks for, done with a model: photos opened within limits, texts streamed, one piece of work at a time.
+"""What the page asks for, done with a model: photos opened within limits, texts streamed, one piece
+of work at a time.
 
-A fix is attached to the model itself, so everything that runs it takes one lock. Work ends when it is done, when its
-`stop` is set, or when nobody has taken its next word for `PATIENCE` seconds: the page was closed.
+A fix is attached to the model itself, so everything that runs it takes one lock. Work ends when it
+is done, when its `stop` is set, or when nobody has taken its next word for `PATIENCE` seconds: the
+page was closed.
 """
 
 from __future__ import annotations
@@ -24,12 +26,25 @@ from transformers.generation.streamers import BaseStreamer
 
 import lvlm_fix as lf
 from lvlm_fix.errors import ImageError, InputError, ModelError
-from lvlm_fix.grounding import Grounding, ground
 from lvlm_fix.models import prepare
+from lvlm_fix.tools.grounding import Grounding, ground
 
-__all__ = ["SAMPLES", "Asked", "Engine", "Told", "check_photo", "invented_in", "objects_of", "open_photo"]
+__all__ = [
+    "SAMPLES",
+    "Asked",
+    "Engine",
+    "Told",
+    "check_photo",
+    "invented_in",
+    "objects_of",
+    "open_photo",
+]
 
-SAMPLES = {"coffee.jpg": {"cup", "spoon", "dining table"}, "astronaut.jpg": {"person"}, "cat.jpg": {"cat"}}
+SAMPLES = {
+    "coffee.jpg": {"cup", "spoon", "dining table"},
+    "astronaut.jpg": {"person"},
+    "cat.jpg": {"cat"},
+}
 """The COCO objects in the sample photos, by our own eyes."""
 
 PIXELS = 64_000_000  # of a photo that is opened; ours: a phone's largest, some 200 MB once decoded
@@ -58,7 +73,9 @@ class Told:
     text: str
     seconds: float = 0.0
     note: str = ""  # what a method has to say of itself
-    invented: frozenset[int] | None = None  # numbers of its words; None where the photo's objects are unknown
+    invented: frozenset[int] | None = (
+        None  # numbers of its words; None where the photo's objects are unknown
+    )
     grounding: Grounding | None = None
 
 
@@ -70,14 +87,20 @@ def check_photo(path: Path | None) -> Path:
         with Image.open(path) as image:
             width, height = image.size
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ImageError("this file cannot be read as an image: use a JPEG, PNG, WebP or GIF") from error
+        raise ImageError(
+            "this file cannot be read as an image: use a JPEG, PNG, WebP or GIF"
+        ) from error
     if width * height > PIXELS:
-        raise ImageError(f"this photo has {width} × {height} pixels; at most {PIXELS // 10**6} million are taken")
+        raise ImageError(
+            f"this photo has {width} × {height} pixels; at most {PIXELS // 10**6} million are taken"
+        )
     return path
 
 
 def open_photo(path: Path | None) -> Image.Image:
-    """A photo no larger than `SIDE`, upright, as RGB. Raises `ImageError` with a message for the page."""
+    """A photo no larger than `SIDE`, upright, as RGB. Raises `ImageError` with a message for the
+    page.
+    """
     checked = check_photo(path)
     try:
         photo = lf.open_image(checked)
@@ -103,7 +126,10 @@ def invented_in(text: str, objects: set[str] | None) -> frozenset[int] | None:
     if objects is None:
         return None
     return frozenset(
-        place for one in mentions(text) if one.node not in objects for place in range(one.first, one.last + 1)
+        place
+        for one in mentions(text)
+        if one.node not in objects
+        for place in range(one.first, one.last + 1)
     )
 
 
@@ -138,7 +164,9 @@ class _Stopped(StoppingCriteria):
 class Engine:
     """One model at a time, and the lock around it."""
 
-    def __init__(self, objects: set[str] | None = None, allowed: Callable[[str], bool] = lambda name: True) -> None:
+    def __init__(
+        self, objects: set[str] | None = None, allowed: Callable[[str], bool] = lambda name: True
+    ) -> None:
         self._objects = objects  # what is in every photo, where that is known beforehand
         self._lock = threading.Lock()
         self._allowed = allowed
@@ -158,9 +186,13 @@ class Engine:
         """The photo, where the request can be served. Raises `InputError`."""
         photo = open_photo(asked.photo)
         if not asked.prompt.strip():
-            raise InputError("the prompt is empty: ask something, as in “Please describe this image in detail.”")
+            raise InputError(
+                "the prompt is empty: ask something, as in “Please describe this image in detail.”"
+            )
         if len(asked.prompt) > PROMPT:
-            raise InputError(f"the prompt has {len(asked.prompt):,} characters; at most {PROMPT:,} are taken")
+            raise InputError(
+                f"the prompt has {len(asked.prompt):,} characters; at most {PROMPT:,} are taken"
+            )
         if not 1 <= asked.tokens <= TOKENS:
             raise InputError(f"the longest text must be 1 to {TOKENS} tokens, got {asked.tokens}")
         return photo
@@ -168,7 +200,9 @@ class Engine:
     def write(
         self, asked: Asked, photo: Image.Image, stop: threading.Event
     ) -> Generator[str, None, tuple[list[int], Told]]:
-        """The text so far, again and again (also while nothing is new); returns its ids and the finished text."""
+        """The text so far, again and again (also while nothing is new); returns its ids and the
+        finished text.
+        """
         line, heard, start = _Line(), [time.monotonic()], time.perf_counter()
         note, readers = [""], list[Any]()
 
@@ -187,7 +221,9 @@ class Engine:
                         options = OPTIONS | {
                             "max_new_tokens": asked.tokens,
                             "streamer": line,
-                            "stopping_criteria": StoppingCriteriaList([_Stopped(stop, lambda: heard[0])]),
+                            "stopping_criteria": StoppingCriteriaList(
+                                [_Stopped(stop, lambda: heard[0])]
+                            ),
                         }
                         inputs = prepare(model, processor, [photo], [asked.prompt])
                         with torch.no_grad():
@@ -197,7 +233,9 @@ class Engine:
                                 with lf.fix(model, asked.methods) as handle:
                                     model.generate(**inputs, **options)
                                     reports = handle.report()
-                                note[0] = "; ".join(f"{one.method}: {one.note}" for one in reports if one.note)
+                                note[0] = "; ".join(
+                                    f"{one.method}: {one.note}" for one in reports if one.note
+                                )
                     finally:
                         self.running -= 1
             except BaseException as error:
@@ -233,7 +271,9 @@ class Engine:
         with self._lock:
             return ground(*self._model(asked.model), photo, asked.prompt, ids, looks=True)
 
-    def describe(self, asked: Asked, stop: threading.Event) -> Iterator[tuple[tuple[Told, Told], str]]:
+    def describe(
+        self, asked: Asked, stop: threading.Event
+    ) -> Iterator[tuple[tuple[Told, Told], str]]:
         """Before and after, word by word, then grounded; with a line on what is being done."""
         photo, objects = self.check(asked), self._objects or objects_of(asked.photo)
         sides = [Told(""), Told("")]
@@ -251,7 +291,10 @@ class Engine:
                     written[side], told = end.value
                     break
                 sides[side] = Told(text)
-                yield (sides[0], sides[1]), f"Describing {doing}" if text else f"Looking at the photo {doing}"
+                yield (
+                    (sides[0], sides[1]),
+                    f"Describing {doing}" if text else f"Looking at the photo {doing}",
+                )
             sides[side] = replace(told, invented=invented_in(told.text, objects))
             if stop.is_set():
                 yield (sides[0], sides[1]), "Stopped"
@@ -265,7 +308,8 @@ class Engine:
     def one_by_one(
         self, asked: Asked, choices: Sequence[tuple[lf.Method, ...]], stop: threading.Event
     ) -> Iterator[list[Told]]:
-        """The same request under every choice of methods, as far as they are done. Used to compare and to ask.
+        """The same request under every choice of methods, as far as they are done. Used to compare
+        and to ask.
 
         A method that this model cannot serve says so in place of a text.
         """
@@ -282,7 +326,9 @@ class Engine:
                 except ModelError as error:
                     told = Told("", note=str(error))
                     break
-            done.append(replace(told, invented=invented_in(told.text, objects)) if told.text else told)
+            done.append(
+                replace(told, invented=invented_in(told.text, objects)) if told.text else told
+            )
             yield list(done)
             if stop.is_set():
                 return

@@ -17,8 +17,8 @@ from PIL import Image
 
 from lvlm_demo.engine import Told
 from lvlm_fix.errors import SettingError
-from lvlm_fix.grounding import Grounding, words_of
 from lvlm_fix.method import Method
+from lvlm_fix.tools.grounding import Grounding, words_of
 
 __all__ = [
     "answers",
@@ -37,20 +37,30 @@ __all__ = [
 
 LEVELS = ("weakest", "weaker", "stronger", "strongest")  # only the first two are marked
 TITLE = "<header><h1>lvlm-fix</h1><p>What does the model invent, and what changes when a method acts?</p></header>"
-EVERY = "<p class=empty>Every method, with its own defaults, on the photo and prompt at the side.</p>"
+EVERY = (
+    "<p class=empty>Every method, with its own defaults, on the photo and prompt at the side.</p>"
+)
 SIGNS = {"t_vhd": "T-VHD", "log_probability": "log-probability", "image_gain": "gain by the image"}
 
 
 def levels(scores: Sequence[float]) -> list[int]:
-    """0 for the lowest quarter of the scores to 3 for the highest; by rank, so that every text has all of them."""
+    """0 for the lowest quarter of the scores to 3 for the highest; by rank, so that every text has
+    all of them.
+    """
     order = np.argsort(np.argsort(scores, kind="stable"), kind="stable")
     return [int(4 * rank // len(scores)) for rank in order]
 
 
 def telling(told: Told, side: int, signal: str, going: bool = False) -> str:
-    """One text: a button a word where it is grounded, shaded and underlined by level; invented objects struck."""
+    """One text: a button a word where it is grounded, shaded and underlined by level; invented
+    objects struck.
+    """
     if not told.text:
-        empty = _caret() if going else f"<p class=empty>{escape(told.note) or 'The text appears here.'}</p>"
+        empty = (
+            _caret()
+            if going
+            else f"<p class=empty>{escape(told.note) or 'The text appears here.'}</p>"
+        )
         return f'<div class="text">{empty}</div>'
     words = words_of(range(1, len(told.text) + 1), told.text)
     shade = levels(told.grounding.scores(signal)) if told.grounding else None
@@ -60,7 +70,9 @@ def telling(told: Told, side: int, signal: str, going: bool = False) -> str:
         out.append(escape(told.text[place : word.start]))
         inner = escape(word.text)
         if told.invented is not None and number in told.invented:
-            inner = f'<s title="not in the photo">{inner}</s><sup aria-label="not in the photo">✗</sup>'
+            inner = (
+                f'<s title="not in the photo">{inner}</s><sup aria-label="not in the photo">✗</sup>'
+            )
         if shade is None:
             out.append(f"<span>{inner}</span>")
         else:
@@ -85,13 +97,16 @@ def legend() -> str:
 
 def hint() -> str:
     """In place of the heat map, until a word is picked."""
-    return "<p class=empty>Click a word of a finished text to see where the model looked for it.</p>"
+    return (
+        "<p class=empty>Click a word of a finished text to see where the model looked for it.</p>"
+    )
 
 
 def slider_range(default: float, low: float, high: float) -> tuple[float, float, float]:
     """Least, greatest and step of a slider from a setting's default and declared range.
 
-    Where the range is open the slider ends at twice the default (at least 1, for whole numbers 10) from it.
+    Where the range is open the slider ends at twice the default (at least 1, for whole numbers 10)
+    from it.
     """
     whole = isinstance(default, int)
     reach = max(2 * abs(default), 10 if whole else 1)
@@ -133,31 +148,41 @@ def status(message: str, busy: bool = False, error: bool = False) -> str:
         return '<div class="status" role="status"></div>'
     kind, role = ("error", "alert") if error else ("busy" if busy else "done", "status")
     sign = "<span class=sign aria-hidden=true>!</span>" if error else ""
-    return (
-        f'<div class="status {kind}" role="{role}">{sign}<span>{escape(message[:1].upper() + message[1:])}</span></div>'
-    )
+    return f'<div class="status {kind}" role="{role}">{sign}<span>{escape(message[:1].upper() + message[1:])}</span></div>'
 
 
-# where it looked -----------------------------------------------------------------------------------------------
+# where it looked
+# -----------------------------------------------------------------------------------------------
 
 
 def chosen_heads(found: Grounding, share: float = 1 / 8) -> list[tuple[int, int]]:
-    """The heads whose output the image moves most over the whole text: the highest `share` by mean VHD."""
+    """The heads whose output the image moves most over the whole text: the highest `share` by mean
+    VHD.
+    """
     mean = found.vhd.mean(0).numpy()
     count = max(1, round(mean.size * share))
-    return [(int(i) // mean.shape[1], int(i) % mean.shape[1]) for i in np.argsort(-mean, axis=None)[:count]]
+    return [
+        (int(i) // mean.shape[1], int(i) % mean.shape[1])
+        for i in np.argsort(-mean, axis=None)[:count]
+    ]
 
 
 def sinks(found: Grounding, factor: float = 5.0) -> list[tuple[int, int]]:
-    """Patches (row, column) that draw attention whatever is said: above `factor` times the mean patch."""
+    """Patches (row, column) that draw attention whatever is said: above `factor` times the mean
+    patch.
+    """
     assert found.looks is not None and found.grid is not None
     rows, columns = found.grid
     mean = found.looks.float().mean((0, 1, 2))[: rows * columns].reshape(rows, columns).numpy()
     return [(int(r), int(c)) for r, c in np.argwhere(mean > factor * mean.mean())]
 
 
-def looked(photo: Image.Image, found: Grounding, word: int, head: tuple[int, int] | None = None) -> str:
-    """The photo under a heat map of where the chosen heads, or one head, looked for a word; sinks are ringed."""
+def looked(
+    photo: Image.Image, found: Grounding, word: int, head: tuple[int, int] | None = None
+) -> str:
+    """The photo under a heat map of where the chosen heads, or one head, looked for a word; sinks
+    are ringed.
+    """
     heads = [head] if head else chosen_heads(found)
     heat = found.look(word, heads).numpy()
     rows, columns = heat.shape
@@ -165,7 +190,12 @@ def looked(photo: Image.Image, found: Grounding, word: int, head: tuple[int, int
     small.thumbnail((640, 640))
     level = heat / heat.max() if heat.max() > 0 else heat
     smooth = (
-        np.asarray(Image.fromarray((level * 255).astype(np.uint8)).resize(small.size, Image.Resampling.BICUBIC)) / 255
+        np.asarray(
+            Image.fromarray((level * 255).astype(np.uint8)).resize(
+                small.size, Image.Resampling.BICUBIC
+            )
+        )
+        / 255
     )
     paint = colormaps["inferno"](smooth)
     paint[..., 3] = 0.15 + 0.75 * smooth
@@ -189,7 +219,9 @@ def looked(photo: Image.Image, found: Grounding, word: int, head: tuple[int, int
 
 
 def head_map(found: Grounding, word: int, head: tuple[int, int] | None = None) -> str:
-    """Layers × heads, the square as large as the head's VHD for a word; the chosen heads ringed, one to click each."""
+    """Layers × heads, the square as large as the head's VHD for a word; the chosen heads ringed,
+    one to click each.
+    """
     values = found.heads(word).numpy()
     ringed, most = set(chosen_heads(found)), float(values.max()) or 1.0
     rows = []
@@ -216,7 +248,8 @@ def _data(image: Image.Image, kind: str) -> str:
     return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-# the other tabs ------------------------------------------------------------------------------------------------
+# the other tabs
+# ------------------------------------------------------------------------------------------------
 
 
 def compared(names: Sequence[str], done: Sequence[Told], going: bool) -> str:
@@ -242,11 +275,14 @@ def answers(question: str, names: Sequence[str], done: Sequence[Told]) -> str:
     return f'<p class="question">{escape(question)}</p><div class="cards two">{cards}</div>'
 
 
-# the picture ---------------------------------------------------------------------------------------------------
+# the picture
+# ---------------------------------------------------------------------------------------------------
 
 
 def before_after(photo: Image.Image, sides: Sequence[tuple[str, Told]]) -> Figure:
-    """The photo and its texts side by side; invented words red and struck through. 1200 × 420 pixels at 100 dpi."""
+    """The photo and its texts side by side; invented words red and struck through. 1200 × 420
+    pixels at 100 dpi.
+    """
     figure = Figure(figsize=(12, 4.2), dpi=100, facecolor="white")
     canvas = FigureCanvasAgg(figure)
     picture = figure.add_axes((0.015, 0.05, 0.3, 0.9))
@@ -260,7 +296,9 @@ def before_after(photo: Image.Image, sides: Sequence[tuple[str, Told]]) -> Figur
         x, y = left, 0.78
         for place, word in enumerate(told.text.split()):
             wrong = told.invented is not None and place in told.invented
-            drawn = figure.text(x, y, word, fontsize=13, va="baseline", color="#b91c1c" if wrong else "#1e293b")
+            drawn = figure.text(
+                x, y, word, fontsize=13, va="baseline", color="#b91c1c" if wrong else "#1e293b"
+            )
             box = drawn.get_window_extent(renderer).transformed(figure.transFigure.inverted())
             if box.x1 > right and x > left:
                 x, y = left, y - 0.075
@@ -271,7 +309,13 @@ def before_after(photo: Image.Image, sides: Sequence[tuple[str, Told]]) -> Figur
                 figure.add_artist(_line((box.x0, box.x1), (middle, middle)))
             x = box.x1 + 0.006
         count = len(told.invented or ())
-        figure.text(left, 0.06, f"{count} invented" if count else "nothing invented", fontsize=12, color="#64748b")
+        figure.text(
+            left,
+            0.06,
+            f"{count} invented" if count else "nothing invented",
+            fontsize=12,
+            color="#64748b",
+        )
     return figure
 
 

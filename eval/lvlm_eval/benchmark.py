@@ -1,8 +1,9 @@
 """Captions per second of the extractor against a plain tokenise-tag-lemmatise scorer, in one run.
 
-The plain scorer does per caption what the published one does: Treebank tokenising by its list of substitutions, an
-averaged-perceptron tagger (its features and its sum over 45 tags; the weights do not matter for the time), WordNet's
-suffix rules with a look-up of every candidate, then pairs and synonyms.
+The plain scorer does per caption what the published one does: Treebank tokenising by its list of
+substitutions, an averaged-perceptron tagger (its features and its sum over 45 tags; the weights do
+not matter for the time), WordNet's suffix rules with a look-up of every candidate, then pairs and
+synonyms.
 
     python -m lvlm_eval.benchmark [captions.jsonl]
 """
@@ -107,7 +108,9 @@ def _lemma(token: str) -> str:
     return min((form for form in forms if form in known), key=len, default=token)
 
 
-_KNOWN = {word for word in SYNONYMS if " " not in word} | {part for pair in PAIRS for part in pair.split()}
+_KNOWN = {word for word in SYNONYMS if " " not in word} | {
+    part for pair in PAIRS for part in pair.split()
+}
 
 
 def main() -> None:
@@ -117,7 +120,11 @@ def main() -> None:
         captions = [record["caption"] for record in read(Path(sys.argv[1]))] * 10
     nodes("")  # the tables are made on first use
     fast, slow = measure(mentions, captions), measure(plain_nodes, captions[:200])
-    figures = {"captions": len(captions), "per_second": round(fast), "plain_per_second": round(slow)}
+    figures = {
+        "captions": len(captions),
+        "per_second": round(fast),
+        "plain_per_second": round(slow),
+    }
     print(json.dumps(figures | {"ratio": round(fast / slow, 1)}))
 
 

@@ -26,10 +26,10 @@ from lvlm_eval.report import COUNTS, cell, render
 from lvlm_eval.run import Plan, Task, commit_of, draw, run
 from lvlm_eval.serve import expand, methods_of, serving
 from lvlm_eval.table import table
-from lvlm_fix.cli import settings_of
 from lvlm_fix.errors import DataError, SettingError
 from lvlm_fix.families import family_of
 from lvlm_fix.models import DESCRIBE, revision_of
+from lvlm_fix.tools.cli import settings_of
 
 __all__ = ["app"]
 
@@ -45,10 +45,16 @@ Seed = Annotated[int, typer.Option(help="of the subset, the questions and the bo
 
 @scores.command("chair")
 def score_chair(
-    captions: Annotated[Path, typer.Option(help="JSON lines or a JSON list with image_id and caption")],
-    truth: Annotated[Path, typer.Option(help="objects file: image id -> objects; or a COCO folder")],
+    captions: Annotated[
+        Path, typer.Option(help="JSON lines or a JSON list with image_id and caption")
+    ],
+    truth: Annotated[
+        Path, typer.Option(help="objects file: image id -> objects; or a COCO folder")
+    ],
     dialect: DialectName = "published",
-    words: Annotated[Path | None, typer.Option(help="write the captions with their words, for `heads score`")] = None,
+    words: Annotated[
+        Path | None, typer.Option(help="write the captions with their words, for `heads score`")
+    ] = None,
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
@@ -67,7 +73,9 @@ def score_pope(
     questions: Annotated[Path, typer.Option(help="questions of one split in the published format")],
     answers: Annotated[Path, typer.Option(help="JSON lines with question_id and text or answer")],
     rule: RuleName = "published",
-    skip_unknown: Annotated[bool, typer.Option(help="leave out answers to no question (RePOPE drops some)")] = False,
+    skip_unknown: Annotated[
+        bool, typer.Option(help="leave out answers to no question (RePOPE drops some)")
+    ] = False,
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
@@ -77,7 +85,10 @@ def score_pope(
         given = {key: text for key, text in given.items() if key in asked}
     rows = pope.columns(asked, given, _rule(rule))
     if unanswered := len(asked) - len(given):
-        print(f"lvlm-fix: {unanswered} of {len(asked)} questions have no answer and are left out", file=sys.stderr)
+        print(
+            f"lvlm-fix: {unanswered} of {len(asked)} questions have no answer and are left out",
+            file=sys.stderr,
+        )
     _show(pope.score(rows, seed), as_json)
 
 
@@ -86,7 +97,9 @@ def questions(
     truth: Annotated[Path, typer.Option(help="objects file, or a COCO folder")],
     split: Annotated[str, typer.Option(help="random, popular or adversarial")],
     out: Annotated[Path, typer.Option(help="the question file to write")],
-    ids: Annotated[str | None, typer.Option(help="file.json or file.json:name; default: every photo")] = None,
+    ids: Annotated[
+        str | None, typer.Option(help="file.json or file.json:name; default: every photo")
+    ] = None,
     limit: Annotated[int | None, typer.Option(help="draw so many photos by the seed")] = None,
     per_photo: Annotated[int, typer.Option(help="yes questions a photo, and as many no")] = 3,
     seed: Seed = 0,
@@ -102,33 +115,52 @@ def questions(
 @app.command("run")
 def run_command(
     task: Annotated[str, typer.Argument(help="chair or pope")],
-    data: Annotated[Path, typer.Option(help="COCO folder, or a folder of photos with an objects file")],
+    data: Annotated[
+        Path, typer.Option(help="COCO folder, or a folder of photos with an objects file")
+    ],
     out: Annotated[Path, typer.Option(help="run folder; the same command again resumes")],
-    method: Annotated[list[str], typer.Option(help='repeatable; "none", "var+vhr", "random-heads:seed=0..19", "all"')],
+    method: Annotated[
+        list[str],
+        typer.Option(help='repeatable; "none", "var+vhr", "random-heads:seed=0..19", "all"'),
+    ],
     model: Annotated[str, typer.Option(help='a hub name, a folder, or "tiny"')] = "tiny",
     revision: Annotated[str | None, typer.Option(help="commit of the model")] = None,
-    images: Annotated[Path | None, typer.Option(help="folder of photos; default: val2014, val2017 or images")] = None,
-    truth: Annotated[Path | None, typer.Option(help="objects file; default: the annotations of DATA")] = None,
-    questions: Annotated[list[Path] | None, typer.Option(help="POPE files; default: three splits, generated")] = None,
+    images: Annotated[
+        Path | None, typer.Option(help="folder of photos; default: val2014, val2017 or images")
+    ] = None,
+    truth: Annotated[
+        Path | None, typer.Option(help="objects file; default: the annotations of DATA")
+    ] = None,
+    questions: Annotated[
+        list[Path] | None, typer.Option(help="POPE files; default: three splits, generated")
+    ] = None,
     ids: Annotated[str | None, typer.Option(help="file.json or file.json:name")] = None,
     split: Annotated[
         str | None, typer.Option(help="a list of DATA/splits.json, as --ids DATA/splits.json:SPLIT")
     ] = None,
     limit: Annotated[int | None, typer.Option(help="draw so many photos by the seed")] = None,
     batch_size: Annotated[int, typer.Option(help="samples at a time")] = 8,
-    max_new_tokens: Annotated[int | None, typer.Option(help="longest text; default 128, for POPE 8")] = None,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(help="longest text; default 128, for POPE 8")
+    ] = None,
     prompt: Annotated[str, typer.Option(help="what to ask for a caption")] = DESCRIBE,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="method.setting=value, may be repeated")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="method.setting=value, may be repeated")
+    ] = None,
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
     """Caption or question every photo under every method, in one resumable run."""
     if task not in get_args(Task):
         raise SettingError(f"run takes chair or pope, got {task!r}")
-    samples, photos, known = draw(task, data, images, truth, questions or [], ids, split, limit, seed)
+    samples, photos, known = draw(
+        task, data, images, truth, questions or [], ids, split, limit, seed
+    )
     method = expand(method)
     settings = _settings(set_ or [], method)
-    methods = {spec: methods_of(spec, settings) for spec in method}  # refused before the model is loaded
+    methods = {
+        spec: methods_of(spec, settings) for spec in method
+    }  # refused before the model is loaded
     plan = Plan(
         task="chair" if task == "chair" else "pope",
         model=model,
@@ -142,13 +174,24 @@ def run_command(
         max_new_tokens=max_new_tokens or (128 if task == "chair" else 8),
         seed=seed,
     )
-    state = PartialState(cpu=not torch.cuda.is_available())  # else processes on CPUs miss each other
+    state = PartialState(
+        cpu=not torch.cuda.is_available()
+    )  # else processes on CPUs miss each other
     loaded, processor = lf.load(model, revision=revision, device=str(state.device))
     plan = replace(plan, model_revision=revision_of(loaded))
     serve = serving(loaded, processor, methods, plan.max_new_tokens)
-    run(plan, serve, out, rank=state.process_index, world=state.num_processes, wait=state.wait_for_everyone)
+    run(
+        plan,
+        serve,
+        out,
+        rank=state.process_index,
+        world=state.num_processes,
+        wait=state.wait_for_everyone,
+    )
     if state.is_main_process and as_json:
-        print(json.dumps({"run": str(out), "methods": list(method), "photos": len(plan.image_ids())}))
+        print(
+            json.dumps({"run": str(out), "methods": list(method), "photos": len(plan.image_ids())})
+        )
 
 
 @app.command("compare")
@@ -164,19 +207,28 @@ def compare_command(
     if as_json:
         print(json.dumps(result))
         return
-    for title, part in [*result.get("splits", {}).items(), ("all" if "splits" in result else "", result)]:
+    for title, part in [
+        *result.get("splits", {}).items(),
+        ("all" if "splits" in result else "", result),
+    ]:
         _table(title or "figures", part["methods"])
         for name in ("differences", "length_matched"):
             if part.get(name):
-                _table(f"{title} {name.replace('_', ' ')}, points, p after Holm".strip(), part[name])
+                _table(
+                    f"{title} {name.replace('_', ' ')}, points, p after Holm".strip(), part[name]
+                )
         if part["control"]:
-            _table(f"{title} in the mean [least, greatest] of random heads, p by rank".strip(), part["control"])
+            _table(
+                f"{title} in the mean [least, greatest] of random heads, p by rank".strip(),
+                part["control"],
+            )
 
 
 @app.command("table")
 def table_command(
     runs: Annotated[
-        list[Path], typer.Argument(help="a finished run of chair, of pope, or one of each", metavar="RUN...")
+        list[Path],
+        typer.Argument(help="a finished run of chair, of pope, or one of each", metavar="RUN..."),
     ],
 ) -> None:
     """The figures of a run of chair and one of pope as one Markdown table."""
@@ -198,11 +250,17 @@ def report(
 
 @app.command("grounding")
 def grounding_command(
-    data: Annotated[Path, typer.Option(help="COCO folder, or a folder of photos with an objects file")],
+    data: Annotated[
+        Path, typer.Option(help="COCO folder, or a folder of photos with an objects file")
+    ],
     model: Annotated[str, typer.Option(help='a hub name, a folder, or "tiny"')] = "tiny",
     revision: Annotated[str | None, typer.Option(help="commit of the model")] = None,
-    images: Annotated[Path | None, typer.Option(help="folder of photos; default: val2014, val2017 or images")] = None,
-    truth: Annotated[Path | None, typer.Option(help="objects file; default: the annotations of DATA")] = None,
+    images: Annotated[
+        Path | None, typer.Option(help="folder of photos; default: val2014, val2017 or images")
+    ] = None,
+    truth: Annotated[
+        Path | None, typer.Option(help="objects file; default: the annotations of DATA")
+    ] = None,
     split: Annotated[str | None, typer.Option(help="a list of DATA/splits.json")] = None,
     limit: Annotated[int | None, typer.Option(help="draw so many photos by the seed")] = None,
     batch_size: Annotated[int, typer.Option(help="captions at a time")] = 8,
@@ -211,18 +269,24 @@ def grounding_command(
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
-    """How well grounding tells invented object words of the model's captions from those in the picture."""
+    """How well grounding tells invented object words of the model's captions from those in the
+    picture.
+    """
     import lvlm_fix as lf
     from lvlm_eval import grounding
-    from lvlm_fix.grounding import ground
     from lvlm_fix.models import answer_ids, revision_of
+    from lvlm_fix.tools.grounding import ground
 
-    folder = images or next((data / name for name in ("val2014", "val2017", "images") if (data / name).is_dir()), data)
+    folder = images or next(
+        (data / name for name in ("val2014", "val2017", "images") if (data / name).is_dir()), data
+    )
     photos, known = photos_in(folder), truth_of(data, truth)
     wanted = read_ids(f"{data / 'splits.json'}:{split}") if split else set(known) & set(photos)
     chosen = choose(wanted, limit, seed)
     if unknown := [key for key in chosen if key not in known or key not in photos]:
-        raise DataError(f"{len(unknown)} photos or their objects are missing (first: {unknown[0]}); see --truth")
+        raise DataError(
+            f"{len(unknown)} photos or their objects are missing (first: {unknown[0]}); see --truth"
+        )
     loaded, processor = lf.load(model, revision=revision)
     heads = family_of(loaded).decoder.config.num_attention_heads
     ks = [2**power for power in range(heads.bit_length()) if 2**power <= heads]
@@ -230,12 +294,21 @@ def grounding_command(
     for start in track(range(0, len(chosen), batch_size), "captions", console=Console(stderr=True)):
         batch = chosen[start : start + batch_size]
         opened = [lf.open_image(photos[key]) for key in batch]
-        texts = answer_ids(loaded, processor, opened, [prompt] * len(batch), max_new_tokens=max_new_tokens)
+        texts = answer_ids(
+            loaded, processor, opened, [prompt] * len(batch), max_new_tokens=max_new_tokens
+        )
         for key, image, ids in zip(batch, opened, texts, strict=True):
             if not processor.tokenizer.decode(ids, skip_special_tokens=True).strip():  # pyright: ignore[reportAttributeAccessIssue]: of every such processor
-                print(f"lvlm-fix: the caption of photo {key} is empty and is left out", file=sys.stderr)
+                print(
+                    f"lvlm-fix: the caption of photo {key} is empty and is left out",
+                    file=sys.stderr,
+                )
                 continue
-            found.append(grounding.mentions_of(key, ground(loaded, processor, image, prompt, ids), known[key], ks))
+            found.append(
+                grounding.mentions_of(
+                    key, ground(loaded, processor, image, prompt, ids), known[key], ks
+                )
+            )
     result: dict[str, Any] = {
         "model": model,
         "model_revision": revision_of(loaded),
@@ -270,7 +343,11 @@ def _sentences(path: Path) -> list[Record]:
         document = read_json(path)
     except DataError:  # JSON lines, or a fault that `read` names by its line
         return read(path)
-    return document["sentences"] if isinstance(document, dict) and "sentences" in document else read(path)
+    return (
+        document["sentences"]
+        if isinstance(document, dict) and "sentences" in document
+        else read(path)
+    )
 
 
 def _settings(pairs: list[str], methods: list[str]) -> dict[str, str]:
@@ -323,6 +400,8 @@ def _table(title: str, methods: Mapping[str, Mapping[str, Any]]) -> None:
                     f"{cell(name, found['value'])} in {cell(name, found['mean'], found['range'])} p {found['p']:.3f}"
                 )
             else:
-                row.append(f"{cell(name, found['difference'], found['ci'])} p {found['p_holm']:.3f}")
+                row.append(
+                    f"{cell(name, found['difference'], found['ci'])} p {found['p_holm']:.3f}"
+                )
         table.add_row(method, *row)
     Console().print(table)

@@ -1,7 +1,8 @@
 """Photos and what is in them: a COCO folder, or a folder of photos with an objects file.
 
-The truth of a photo is its instance categories and the nodes that its reference captions name. Reading COCO's
-annotations takes a minute, so the result is kept as JSON and rebuilt when a size or a time of theirs changes.
+The truth of a photo is its instance categories and the nodes that its reference captions name.
+Reading COCO's annotations takes a minute, so the result is kept as JSON and rebuilt when a size or
+a time of theirs changes.
 """
 
 from __future__ import annotations
@@ -23,7 +24,16 @@ from lvlm_eval.chair.vocabulary import NODES
 from lvlm_eval.records import read_json, write_json
 from lvlm_fix.errors import DataError, SettingError
 
-__all__ = ["Truth", "annotated_truth", "choose", "photo_id", "photos_in", "read_ids", "read_truth", "truth_of"]
+__all__ = [
+    "Truth",
+    "annotated_truth",
+    "choose",
+    "photo_id",
+    "photos_in",
+    "read_ids",
+    "read_truth",
+    "truth_of",
+]
 
 Truth = dict[int, frozenset[str]]
 """Image id -> the nodes that are in the picture."""
@@ -35,7 +45,9 @@ def photo_id(name: str) -> int:
     """The image id in "000000000036.jpg" or "COCO_val2014_000000000036.jpg". Raises `DataError`."""
     match = _PHOTO.fullmatch(name)
     if not match:
-        raise DataError(f"no image id in the file name {name!r}; expected <id>.jpg or COCO_val2014_<id>.jpg")
+        raise DataError(
+            f"no image id in the file name {name!r}; expected <id>.jpg or COCO_val2014_<id>.jpg"
+        )
     return int(match[1])
 
 
@@ -72,7 +84,9 @@ def read_truth(path: Path) -> Truth:
         if not str(key).isdigit() or not isinstance(names, list):
             raise DataError(f"{path}: entry {key!r} is not an image id with a list of objects")
         if not known.issuperset(names):
-            raise DataError(f"{path}: photo {key} has {sorted(set(names) - known)[0]!r}, which is no COCO category")
+            raise DataError(
+                f"{path}: photo {key} has {sorted(set(names) - known)[0]!r}, which is no COCO category"
+            )
         truth[int(key)] = frozenset(names)
     return truth
 
@@ -83,14 +97,21 @@ def truth_of(data: Path, file: Path | None, dialect: Dialect = "published") -> T
 
 
 def annotated_truth(data: Path, dialect: Dialect = "published", cache: Path | None = None) -> Truth:
-    """Instances and reference captions of a COCO folder; kept in `cache` (default: the user's cache folder).
+    """Instances and reference captions of a COCO folder; kept in `cache` (default: the user's cache
+    folder).
 
     Raises:
         DataError: the folder has no annotations, or they cannot be read.
     """
-    files = sorted(path for kind in ("instances", "captions") for path in (data / "annotations").glob(f"{kind}_*.json"))
+    files = sorted(
+        path
+        for kind in ("instances", "captions")
+        for path in (data / "annotations").glob(f"{kind}_*.json")
+    )
     if not any(path.name.startswith("instances_") for path in files):
-        raise DataError(f"no annotations/instances_*.json in {str(data)!r}; give a COCO folder or an objects file")
+        raise DataError(
+            f"no annotations/instances_*.json in {str(data)!r}; give a COCO folder or an objects file"
+        )
     stamps = [f"{path.resolve()} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in files]
     digest = hashlib.sha256("\n".join([dialect, "1", *stamps]).encode()).hexdigest()[:24]
     cached = (cache or _cache()) / f"objects-{digest}.json"
@@ -115,7 +136,11 @@ def read_ids(spec: str) -> list[int]:
         if not isinstance(document, dict) or name not in document:
             raise DataError(f"{path} has no list {name!r}; it has: {', '.join(document)}")
         document = document[name]
-    if not isinstance(document, list) or not document or not all(isinstance(key, int) for key in document):
+    if (
+        not isinstance(document, list)
+        or not document
+        or not all(isinstance(key, int) for key in document)
+    ):
         raise DataError(f"{spec} is not a list of image ids")
     if len(set(document)) != len(document):
         raise DataError(f"{spec} lists an image id twice")
@@ -123,7 +148,9 @@ def read_ids(spec: str) -> list[int]:
 
 
 def choose(ids: Iterable[int], limit: int | None, seed: int) -> list[int]:
-    """`limit` of the ids, drawn by `seed` from their sorted list; sorted. All of them without a limit."""
+    """`limit` of the ids, drawn by `seed` from their sorted list; sorted. All of them without a
+    limit.
+    """
     ordered = sorted(ids)
     if limit is None:
         return ordered
@@ -143,7 +170,11 @@ def _add(objects: dict[int, set[str]], path: Path, dialect: Dialect) -> None:
     for image_id in coco.imgs:
         objects.setdefault(int(image_id), set())
     for annotation in annotations:
-        found = nodes(annotation["caption"], dialect) if "caption" in annotation else [names[annotation["category_id"]]]
+        found = (
+            nodes(annotation["caption"], dialect)
+            if "caption" in annotation
+            else [names[annotation["category_id"]]]
+        )
         objects.setdefault(int(annotation["image_id"]), set()).update(found)
 
 

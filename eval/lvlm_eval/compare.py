@@ -40,7 +40,9 @@ class Run:
 
     @property
     def draws(self) -> list[str]:
-        """The seeds of the control, where there are several: a distribution, and no methods to be compared."""
+        """The seeds of the control, where there are several: a distribution, and no methods to be
+        compared.
+        """
         draws = [method for method in self.methods if method.partition(":")[0] == CONTROL]
         return draws if len(draws) > 1 else []
 
@@ -57,7 +59,8 @@ def load(folder: Path) -> Run:
     """Read a run folder.
 
     Raises:
-        DataError: it is no run, is not finished, or a file is damaged or holds other samples than the run.
+        DataError: it is no run, is not finished, or a file is damaged or holds other samples than
+        the run.
     """
     if not (folder / "run.json").is_file():
         raise DataError(f"{folder} is no run folder: it has no run.json")
@@ -79,23 +82,31 @@ def load(folder: Path) -> Run:
     return Run(folder, record, captions, questions, answers)
 
 
-def compare(run: Run, dialect: Dialect = "published", rule: pope.Rule = "published", seed: int = 0) -> dict[str, Any]:
-    """Per method the figures and the differences from the unmodified model, with 95 % intervals, p and Holm's p.
+def compare(
+    run: Run, dialect: Dialect = "published", rule: pope.Rule = "published", seed: int = 0
+) -> dict[str, Any]:
+    """Per method the figures and the differences from the unmodified model, with 95 % intervals, p
+    and Holm's p.
 
-    Captions are also compared at equal length: both texts of a photo cut to the words of the shorter one. Answers are
-    compared split by split, and over all splits. `control` is VHR among random heads.
+    Captions are also compared at equal length: both texts of a photo cut to the words of the
+    shorter one. Answers are compared split by split, and over all splits. `control` is VHR among
+    random heads.
 
     Raises:
         DataError: the run has no unmodified model to compare with.
     """
     if BASE not in run.methods:
-        raise DataError(f"a comparison needs the unmodified model; run again with --method {BASE} added")
+        raise DataError(
+            f"a comparison needs the unmodified model; run again with --method {BASE} added"
+        )
     others = [method for method in run.methods if method != BASE and method not in run.draws]
     out: dict[str, Any] = {"task": run.record["task"], "model": run.record["model"], "base": BASE}
     if run.captions:
         judged = {method: run.judgements(method, dialect) for method in run.methods}
         rows = {method: columns(judgements) for method, judgements in judged.items()}
-        out["methods"] = {method: chair.score(judgements, seed) for method, judgements in judged.items()}
+        out["methods"] = {
+            method: chair.score(judgements, seed) for method, judgements in judged.items()
+        }
         pairs = {method: (rows[method], rows[BASE]) for method in others}
         out["differences"] = _differences(pairs, chair.figures, seed)
         matched = {method: _matched(run, method, dialect) for method in others}
@@ -118,8 +129,9 @@ def compare(run: Run, dialect: Dialect = "published", rule: pope.Rule = "publish
 def control(methods: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Where VHR stands among the draws of random heads, figure by figure; empty without both.
 
-    Per VHR method and figure: its value, the draws' number, mean, least and greatest, how many lie below and above it,
-    and p: were VHR one more draw, the chance that it would lie as far out, on either side (exact, by ranks).
+    Per VHR method and figure: its value, the draws' number, mean, least and greatest, how many lie
+    below and above it, and p: were VHR one more draw, the chance that it would lie as far out, on
+    either side (exact, by ranks).
     """
     draws = [found for method, found in methods.items() if method.partition(":")[0] == CONTROL]
     out: dict[str, Any] = {}
@@ -145,13 +157,18 @@ def control(methods: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     return out
 
 
-def _together(run: Run) -> dict[str | None, tuple[dict[int, pope.Question], dict[str, dict[int, str]]]]:
+def _together(
+    run: Run,
+) -> dict[str | None, tuple[dict[int, pope.Question], dict[str, dict[int, str]]]]:
     """Questions and answers by method, of every split, and of all of them (None) under new numbers."""
     out: dict[str | None, tuple[dict[int, pope.Question], dict[str, dict[int, str]]]] = {}
     asked: dict[int, pope.Question] = {}
     given: dict[str, dict[int, str]] = {method: {} for method in run.methods}
     for split, answers in run.answers.items():
-        out[split] = dict(run.questions[split]), {method: dict(texts) for method, texts in answers.items()}
+        out[split] = (
+            dict(run.questions[split]),
+            {method: dict(texts) for method, texts in answers.items()},
+        )
         start = len(asked)
         for number, (key, question) in enumerate(run.questions[split].items(), start):
             asked[number] = question
@@ -160,8 +177,12 @@ def _together(run: Run) -> dict[str | None, tuple[dict[int, pope.Question], dict
     return out | {None: (asked, given)}
 
 
-def _differences(pairs: Mapping[str, tuple[Array, Array]], figures: Figures, seed: int) -> dict[str, Any]:
-    found = {method: paired(ours, base, figures, seed=seed) for method, (ours, base) in pairs.items()}
+def _differences(
+    pairs: Mapping[str, tuple[Array, Array]], figures: Figures, seed: int
+) -> dict[str, Any]:
+    found = {
+        method: paired(ours, base, figures, seed=seed) for method, (ours, base) in pairs.items()
+    }
     out: dict[str, Any] = {method: {} for method in found}
     for name in next(iter(found.values()), {}):
         corrected = holm({method: differences[name].p for method, differences in found.items()})
@@ -186,7 +207,9 @@ def _matched(run: Run, method: str, dialect: Dialect) -> tuple[Array, Array]:
 
 def _finished(path: Path) -> Path:
     if not path.exists():
-        raise DataError(f"{path.parent} is not finished: {path.name} is missing; run the same command again to resume")
+        raise DataError(
+            f"{path.parent} is not finished: {path.name} is missing; run the same command again to resume"
+        )
     return path
 
 

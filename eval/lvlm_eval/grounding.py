@@ -1,7 +1,8 @@
-"""How well a word's signals tell invented object words from those in the picture, with CHAIR's labels.
+"""How well a word's signals tell invented object words from those in the picture, with CHAIR's
+labels.
 
-Invented is the positive class and a *low* signal speaks for it. Photos are resampled, not words: the words of one
-caption depend on each other.
+Invented is the positive class and a *low* signal speaks for it. Photos are resampled, not words:
+the words of one caption depend on each other.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import numpy as np
 from lvlm_eval.chair.extract import Dialect, mentions
 from lvlm_eval.stats import Array, interval
 from lvlm_fix.errors import DataError
-from lvlm_fix.grounding import Grounding, t_vhd
+from lvlm_fix.tools.grounding import Grounding, t_vhd
 
 __all__ = ["Mentions", "auroc", "average_precision", "mentions_of", "score"]
 
@@ -24,7 +25,9 @@ DRAWS = 1000
 
 @dataclass(frozen=True)
 class Mentions:
-    """The object words of one caption: the photo, which are invented, and every signal's value for each."""
+    """The object words of one caption: the photo, which are invented, and every signal's value for
+    each.
+    """
 
     image_id: int
     invented: tuple[bool, ...]
@@ -32,15 +35,23 @@ class Mentions:
 
 
 def mentions_of(
-    image_id: int, found: Grounding, truth: Set[str], ks: Sequence[int], dialect: Dialect = "published"
+    image_id: int,
+    found: Grounding,
+    truth: Set[str],
+    ks: Sequence[int],
+    dialect: Dialect = "published",
 ) -> Mentions:
     """Labels and signals of a measured caption's object words.
 
     `position` is a control that needs no model: words further back count as more invented.
     """
     named = mentions(found.text, dialect)
-    spans = [slice(found.words[one.first].tokens[0], found.words[one.last].tokens[1]) for one in named]
-    signals = {f"t_vhd k={k}": tuple(float(t_vhd(found.vhd[span], k).mean()) for span in spans) for k in ks}
+    spans = [
+        slice(found.words[one.first].tokens[0], found.words[one.last].tokens[1]) for one in named
+    ]
+    signals = {
+        f"t_vhd k={k}": tuple(float(t_vhd(found.vhd[span], k).mean()) for span in spans) for k in ks
+    }
     signals["log_probability"] = tuple(float(found.log_probability[span].sum()) for span in spans)
     signals["image_gain"] = tuple(float(found.image_gain[span].sum()) for span in spans)
     signals["position"] = tuple(-float(one.first) for one in named)
@@ -48,7 +59,9 @@ def mentions_of(
 
 
 def auroc(positive: Array, values: Array, weights: Array) -> float:
-    """Chance that a positive has a lower value than a negative, ties counting half; NaN without both kinds."""
+    """Chance that a positive has a lower value than a negative, ties counting half; NaN without
+    both kinds.
+    """
     ups, downs = _by_value(positive, values, weights)
     below = np.cumsum(downs) - downs  # negatives with a lower value
     total = ups.sum() * downs.sum()
@@ -56,7 +69,9 @@ def auroc(positive: Array, values: Array, weights: Array) -> float:
 
 
 def average_precision(positive: Array, values: Array, weights: Array) -> float:
-    """Mean precision at each positive, lowest values first; ties enter together. NaN without positives."""
+    """Mean precision at each positive, lowest values first; ties enter together. NaN without
+    positives.
+    """
     ups, downs = _by_value(positive, values, weights)
     taken, right = np.cumsum(ups + downs), np.cumsum(ups)
     precision = np.divide(right, taken, out=np.zeros_like(right), where=taken > 0)
@@ -85,7 +100,9 @@ def score(captions: Sequence[Mentions], seed: int = 0, draws: int = DRAWS) -> di
     photo = np.array([i for i, one in enumerate(captions) for _ in one.invented])
     rng = np.random.default_rng(seed)
     drawn = [
-        np.bincount(rng.integers(0, len(captions), len(captions)), minlength=len(captions))[photo].astype(np.float64)
+        np.bincount(rng.integers(0, len(captions), len(captions)), minlength=len(captions))[
+            photo
+        ].astype(np.float64)
         for _ in range(draws)
     ]
     once = np.ones_like(invented)
@@ -95,7 +112,9 @@ def score(captions: Sequence[Mentions], seed: int = 0, draws: int = DRAWS) -> di
         figures = {}
         for label, figure in (("auroc", auroc), ("average_precision", average_precision)):
             figures[label] = figure(invented, values, once)
-            figures[f"{label}_ci"] = list(interval([figure(invented, values, weights) for weights in drawn]))
+            figures[f"{label}_ci"] = list(
+                interval([figure(invented, values, weights) for weights in drawn])
+            )
         signals[name] = figures
     return {
         "photos": len(captions),

@@ -36,7 +36,9 @@ __all__ = [
 ]
 
 Rule = Literal["published", "strict"]
-"""`published`: whatever holds no "no" is a yes. `strict`: an answer is what it begins with, else wrong."""
+"""`published`: whatever holds no "no" is a yes. `strict`: an answer is what it begins with, else
+wrong.
+"""
 SPLITS = ("random", "popular", "adversarial")
 
 
@@ -58,7 +60,8 @@ def read_questions(path: Path) -> dict[int, Question]:
     """Questions of one split (POPE or RePOPE), by `question_id`.
 
     Raises:
-        DataError: a damaged line, a missing key, a label that is neither yes nor no, an id that comes twice.
+        DataError: a damaged line, a missing key, a label that is neither yes nor no, an id that
+        comes twice.
     """
     records = read(path)
     texts = by_id(records, "question_id", ("text",), path)
@@ -66,7 +69,9 @@ def read_questions(path: Path) -> dict[int, Question]:
     for (key, text), record in zip(texts.items(), records, strict=True):
         label = str(record.get("label", "")).strip().lower()
         if label not in ("yes", "no") or not isinstance(record.get("image"), str):
-            raise DataError(f"{path}: question {key} needs an image and a label of yes or no, found {record}")
+            raise DataError(
+                f"{path}: question {key} needs an image and a label of yes or no, found {record}"
+            )
         out[key] = Question(key, record["image"], text, label)
     return out
 
@@ -79,8 +84,9 @@ def read_answers(path: Path) -> dict[int, str]:
 def reading(answer: str, rule: Rule = "published") -> tuple[Literal["yes", "no"], bool]:
     """What an answer says, and whether it could be read at all.
 
-    The authors take the first sentence, drop commas, and look for "No", "not" or "no" among the words; everything else
-    is a yes. An answer is readable if its first sentence holds yes, no or not; by the strict rule, if it begins so.
+    The authors take the first sentence, drop commas, and look for "No", "not" or "no" among the
+    words; everything else is a yes. An answer is readable if its first sentence holds yes, no or
+    not; by the strict rule, if it begins so.
     """
     sentence = answer.split(".")[0].replace(",", "")
     words = sentence.split(" ")
@@ -92,11 +98,14 @@ def reading(answer: str, rule: Rule = "published") -> tuple[Literal["yes", "no"]
     return ("no" if match and match[1].lower() == "no" else "yes"), match is not None
 
 
-def generate(truth: Truth, ids: Iterable[int], split: str, *, seed: int = 0, per_photo: int = 3) -> list[Record]:
+def generate(
+    truth: Truth, ids: Iterable[int], split: str, *, seed: int = 0, per_photo: int = 3
+) -> list[Record]:
     """As many yes as no questions for every photo with objects: up to `per_photo` of each.
 
-    Absent objects are drawn at random, or are the most frequent of the photos (popular), or those that most often
-    come with the objects present (adversarial). Frequencies are counted over `truth`, ties in the order of COCO.
+    Absent objects are drawn at random, or are the most frequent of the photos (popular), or those
+    that most often come with the objects present (adversarial). Frequencies are counted over
+    `truth`, ties in the order of COCO.
 
     Raises:
         SettingError: no such split, or per_photo < 1. DataError: no photo has objects.
@@ -114,7 +123,9 @@ def generate(truth: Truth, ids: Iterable[int], split: str, *, seed: int = 0, per
     records: list[Record] = []
     for image_id in sorted(ids):
         if image_id not in truth:
-            raise DataError(f"the objects of photo {image_id} are unknown; give the truth file of these photos")
+            raise DataError(
+                f"the objects of photo {image_id} are unknown; give the truth file of these photos"
+            )
         present = [name for name in NODES if name in truth[image_id]]
         absent = [name for name in NODES if name not in truth[image_id]]
         count = min(per_photo, len(present), len(absent))
@@ -122,20 +133,31 @@ def generate(truth: Truth, ids: Iterable[int], split: str, *, seed: int = 0, per
         if split == "random":
             missing = rng.sample(absent, count)
         else:
-            weight: Counter[str] = frequent if split == "popular" else sum((together[n] for n in present), Counter())
+            weight: Counter[str] = (
+                frequent if split == "popular" else sum((together[n] for n in present), Counter())
+            )
             missing = sorted(absent, key=lambda name: -weight[name])[:count]
         for yes, no in zip(asked, missing, strict=True):
             for name, label in ((yes, "yes"), (no, "no")):
                 article = "an" if name[0] in "aeiou" else "a"
                 text = f"Is there {article} {name} in the image?"
                 number = len(records) + 1
-                records.append({"question_id": number, "image": f"{image_id:012d}.jpg", "text": text, "label": label})
+                records.append(
+                    {
+                        "question_id": number,
+                        "image": f"{image_id:012d}.jpg",
+                        "text": text,
+                        "label": label,
+                    }
+                )
     if not records:
         raise DataError("no photo has objects to ask about")
     return records
 
 
-def columns(questions: Mapping[int, Question], answers: Mapping[int, str], rule: Rule = "published") -> Array:
+def columns(
+    questions: Mapping[int, Question], answers: Mapping[int, str], rule: Rule = "published"
+) -> Array:
     """One row per photo (answers about one photo are not independent), counts that `figures` sums.
 
     Questions without an answer are left out.
@@ -144,7 +166,9 @@ def columns(questions: Mapping[int, Question], answers: Mapping[int, str], rule:
         DataError: an answer to no question, or no answers.
     """
     if unknown := [key for key in answers if key not in questions]:
-        raise DataError(f"{len(unknown)} of {len(answers)} answers have no question (first: question_id {unknown[0]})")
+        raise DataError(
+            f"{len(unknown)} of {len(answers)} answers have no question (first: question_id {unknown[0]})"
+        )
     rows: dict[str, Array] = {}
     for key, answer in answers.items():
         question = questions[key]
@@ -172,10 +196,15 @@ def figures(sums: Array) -> dict[str, Array]:
 
 
 def score(rows: Array, seed: int = 0) -> dict[str, object]:
-    """The figures as fractions with n, the confusion counts and 95 % intervals; `unreadable` is a count."""
+    """The figures as fractions with n, the confusion counts and 95 % intervals; `unreadable` is a
+    count.
+    """
     values, intervals = bootstrap(rows, figures, seed=seed)
     n, tp, fp, tn, fn, _, unreadable = (int(total) for total in rows.sum(axis=0))
-    out: dict[str, object] = {"n": n, **{name: none_if_nan(value) for name, value in values.items()}}
+    out: dict[str, object] = {
+        "n": n,
+        **{name: none_if_nan(value) for name, value in values.items()},
+    }
     ci = {name: [none_if_nan(end) for end in ends] for name, ends in intervals.items()}
     ci["unreadable"] = [None if end is None else end * n for end in ci["unreadable"]]
     return out | {"unreadable": unreadable, "tp": tp, "fp": fp, "tn": tn, "fn": fn, "ci": ci}

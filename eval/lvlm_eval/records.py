@@ -1,4 +1,6 @@
-"""Files of records: JSON lines (or a JSON list) in, JSON lines out, written so that a kill loses at most one batch."""
+"""Files of records: JSON lines (or a JSON list) in, JSON lines out, written so that a kill loses at
+most one batch.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,17 @@ from typing import Any, cast
 
 from lvlm_fix.errors import DataError
 
-__all__ = ["Record", "append", "by_id", "dumps", "finished", "read", "read_json", "write", "write_json"]
+__all__ = [
+    "Record",
+    "append",
+    "by_id",
+    "dumps",
+    "finished",
+    "read",
+    "read_json",
+    "write",
+    "write_json",
+]
 
 Record = dict[str, Any]
 
@@ -28,14 +40,19 @@ def read(path: Path) -> list[Record]:
             if not isinstance(record, dict):
                 raise DataError(f"{path}: entry {number} is not a JSON object")
     else:
-        records = [_line(line, path, number) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+        records = [
+            _line(line, path, number)
+            for number, line in enumerate(text.split("\n"), 1)
+            if line.strip()
+        ]
     if not records:
         raise DataError(f"{path} holds no records; an empty run has no figures")
     return cast(list[Record], records)
 
 
 def finished(path: Path) -> list[Record]:
-    """The records of a part file that a kill may have cut: as `read`, but a torn last line is left out.
+    """The records of a part file that a kill may have cut: as `read`, but a torn last line is left
+    out.
 
     Raises:
         DataError: a line before the last is damaged.
@@ -43,10 +60,14 @@ def finished(path: Path) -> list[Record]:
     if not path.exists():
         return []
     lines = path.read_bytes().split(b"\n")[:-1]  # what follows the last line end was never finished
-    return [_line(line.decode(errors="replace"), path, number) for number, line in enumerate(lines, 1)]
+    return [
+        _line(line.decode(errors="replace"), path, number) for number, line in enumerate(lines, 1)
+    ]
 
 
-def by_id(records: Iterable[Record], id_key: str, text_keys: tuple[str, ...], path: Path) -> dict[int, str]:
+def by_id(
+    records: Iterable[Record], id_key: str, text_keys: tuple[str, ...], path: Path
+) -> dict[int, str]:
     """Id -> text, in file order.
 
     Raises:
@@ -58,10 +79,14 @@ def by_id(records: Iterable[Record], id_key: str, text_keys: tuple[str, ...], pa
         try:
             key = int(record[id_key])
         except (KeyError, TypeError, ValueError):
-            raise DataError(f"{where} needs a whole number under {id_key!r}, found {record.get(id_key)!r}") from None
+            raise DataError(
+                f"{where} needs a whole number under {id_key!r}, found {record.get(id_key)!r}"
+            ) from None
         text = next((record[name] for name in text_keys if name in record), None)
         if not isinstance(text, str):
-            raise DataError(f"{where} ({id_key} {key}) needs a text under {' or '.join(map(repr, text_keys))}")
+            raise DataError(
+                f"{where} ({id_key} {key}) needs a text under {' or '.join(map(repr, text_keys))}"
+            )
         if key in out:
             raise DataError(f"{where}: {id_key} {key} comes twice; keep one of them")
         out[key] = text
@@ -123,7 +148,9 @@ def _line(line: str, path: Path, number: int) -> Record:
     try:
         record = json.loads(line)
     except json.JSONDecodeError:
-        raise DataError(f"{path}: line {number} is damaged: {line[:60]!r}; mend or delete it") from None
+        raise DataError(
+            f"{path}: line {number} is damaged: {line[:60]!r}; mend or delete it"
+        ) from None
     if not isinstance(record, dict):
         raise DataError(f"{path}: line {number} is not a JSON object: {line[:60]!r}")
     return cast(Record, record)

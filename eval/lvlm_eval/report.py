@@ -29,23 +29,27 @@ _SHOWN = {
 _PERCENT = "<small>Percent; 95 % bootstrap intervals over photos.</small>"
 _POINTS = "<small>Points; p after Holm's correction over methods.</small>"
 _STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 76rem; margin: 2rem auto; padding: 0 1.5rem; color: #1d2433 }
-h1 { margin-bottom: 0 } h2 { margin-top: 2.5rem; border-bottom: 2px solid #e3e6ee } small, .lead { color: #5b6478 }
-.note { background: #fff7e0; border-left: 4px solid #e0b000; padding: .5rem 1rem } .wide { overflow-x: auto }
-table { border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular-nums }
-td, th { padding: .3rem .8rem; text-align: right; white-space: nowrap } th { color: #5b6478; font-weight: 600 }
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 76rem; margin: 2rem auto; padding: 0 1.5rem;
+color: #1d2433 } h1 { margin-bottom: 0 } h2 { margin-top: 2.5rem; border-bottom: 2px solid #e3e6ee }
+small, .lead { color: #5b6478 } .note { background: #fff7e0; border-left: 4px solid #e0b000;
+padding: .5rem 1rem } .wide { overflow-x: auto } table { border-collapse: collapse; margin: 1rem 0;
+font-variant-numeric: tabular-nums } td, th { padding: .3rem .8rem; text-align: right; white-space:
+nowrap } th { color: #5b6478; font-weight: 600 }
 th:first-child, td:first-child { text-align: left } tr { border-bottom: 1px solid #e3e6ee }
-tr:hover td { background: #f6f8fc } td small { display: block; font-size: 12px } .made td { white-space: normal }
-.plots { display: flex; flex-wrap: wrap; gap: 1rem } .plots svg { max-width: 100%; height: auto }
-.photo { display: grid; grid-template-columns: 220px 1fr 1fr; gap: 1.2rem; margin: 1.2rem 0; padding: 1rem;
+tr:hover td { background: #f6f8fc } td small { display: block; font-size: 12px } .made td {
+white-space: normal } .plots { display: flex; flex-wrap: wrap; gap: 1rem } .plots svg { max-width:
+100%; height: auto } .photo { display: grid; grid-template-columns: 220px 1fr 1fr; gap: 1.2rem;
+margin: 1.2rem 0; padding: 1rem;
   border: 1px solid #e3e6ee; border-radius: 8px } .photo img { width: 100%; border-radius: 6px }
-.photo p { margin: .3rem 0 } mark { background: #ffd5d0; text-decoration: line-through; padding: 0 .15em }
-@media (max-width: 45rem) { .photo { grid-template-columns: 1fr } }
+.photo p { margin: .3rem 0 } mark { background: #ffd5d0; text-decoration: line-through; padding: 0
+.15em } @media (max-width: 45rem) { .photo { grid-template-columns: 1fr } }
 """
 
 
 def render(run: Run, dialect: Dialect = "published", rule: Rule = "published") -> str:
-    """The page. Needs the photos only for their thumbnails; one that is gone is named instead of shown."""
+    """The page. Needs the photos only for their thumbnails; one that is gone is named instead of
+    shown.
+    """
     record, result = run.record, compare(run, dialect, rule)
     what = (
         f"{record['model']}, {len(record['image_ids'])} photos, prompt {record['prompt']!r}"
@@ -55,30 +59,48 @@ def render(run: Run, dialect: Dialect = "published", rule: Rule = "published") -
     note = "<p class='note'>This is the small embedded test model; its figures say nothing about a large model.</p>"
     body = [f"<h1>{record['task'].upper()}</h1><p class='lead'>{escape(what)}</p>"]
     body += [note] * (record["model"] == "tiny")
-    parts = [("All splits" if "splits" in result else "Figures", result), *result.get("splits", {}).items()]
+    parts = [
+        ("All splits" if "splits" in result else "Figures", result),
+        *result.get("splits", {}).items(),
+    ]
     for title, part in parts:
-        shown = {method: found for method, found in part["methods"].items() if method not in run.draws}
+        shown = {
+            method: found for method, found in part["methods"].items() if method not in run.draws
+        }
         body.append(f"<h2>{escape(title)}</h2>{_figures(shown, _SHOWN[record['task']])}")
-        body.append(f"<h3>Against {BASE}, paired over photos</h3>" + _differences(part["differences"]))
+        body.append(
+            f"<h3>Against {BASE}, paired over photos</h3>" + _differences(part["differences"])
+        )
         if "length_matched" in part:
-            body.append("<h3>The same at equal length</h3><p>Both texts cut to the words of the shorter.</p>")
+            body.append(
+                "<h3>The same at equal length</h3><p>Both texts cut to the words of the shorter.</p>"
+            )
             body.append(_differences(part["length_matched"]))
-            body.append(f'<h3>Recall against CHAIR_I</h3><div class="plots">{_plot(part["methods"], run.draws)}</div>')
+            body.append(
+                f'<h3>Recall against CHAIR_I</h3><div class="plots">{_plot(part["methods"], run.draws)}</div>'
+            )
         if part["control"]:
             names = ("chair_s", "chair_i", "recall") if run.captions else ("f1", "accuracy")
             body.append(_control(part, run.draws, names))
     if run.captions:
         body.append(_photos(run, dialect))
-    made = {key: record[key] for key in ("command", "commit", "model_revision", "settings", "seed", "versions")}
+    made = {
+        key: record[key]
+        for key in ("command", "commit", "model_revision", "settings", "seed", "versions")
+    }
     made |= {"dialect": dialect} if run.captions else {"rule": rule}
     rows = "".join(f"<tr><td>{escape(key)}<td>{escape(str(value))}" for key, value in made.items())
     body.append(f"<h2>How it was made</h2><table class='made'>{rows}</table>")
     head = f'<meta charset="utf-8"><title>{escape(what)}</title><style>{_STYLE}</style>'
-    return f'<!doctype html><html lang="en"><head>{head}</head><body>{"".join(body)}</body></html>\n'
+    return (
+        f'<!doctype html><html lang="en"><head>{head}</head><body>{"".join(body)}</body></html>\n'
+    )
 
 
 def cell(name: str, value: float | None, ends: Sequence[float | None] | None = None) -> str:
-    """A figure for a table: shares in percent, counts and lengths as they are, with the interval behind."""
+    """A figure for a table: shares in percent, counts and lengths as they are, with the interval
+    behind.
+    """
     if value is None:
         return "–"
     scale = 1 if name in COUNTS else 100
@@ -88,14 +110,22 @@ def cell(name: str, value: float | None, ends: Sequence[float | None] | None = N
     return text
 
 
-def changed_most(run: Run, dialect: Dialect = "published", count: int = 10) -> list[tuple[str, Judgement, Judgement]]:
-    """(method, before, after) of the photos whose number of invented mentions changed most; by id where equal."""
+def changed_most(
+    run: Run, dialect: Dialect = "published", count: int = 10
+) -> list[tuple[str, Judgement, Judgement]]:
+    """(method, before, after) of the photos whose number of invented mentions changed most; by id
+    where equal.
+    """
     before = {judgement.image_id: judgement for judgement in run.judgements(BASE, dialect)}
     best: dict[int, tuple[str, Judgement, Judgement]] = {}
     for method in run.methods:
-        for after in run.judgements(method, dialect) if method != BASE and method not in run.draws else []:
+        for after in (
+            run.judgements(method, dialect) if method != BASE and method not in run.draws else []
+        ):
             entry = (method, before[after.image_id], after)
-            if after.caption != entry[1].caption and _change(entry) > _change(best.get(after.image_id)):
+            if after.caption != entry[1].caption and _change(entry) > _change(
+                best.get(after.image_id)
+            ):
                 best[after.image_id] = entry
     return sorted(best.values(), key=lambda entry: (-_change(entry), entry[1].image_id))[:count]
 
@@ -138,9 +168,18 @@ def _plot(methods: Mapping[str, Mapping[str, Any]], draws: Sequence[str]) -> str
             continue
         x, y = 100 * figures["chair_i"], 100 * figures["recall"]
         if method in draws:
-            axes.plot(x, y, "o", color="#b8bfcc", markersize=4, label=CONTROL if method == draws[0] else None)
+            axes.plot(
+                x,
+                y,
+                "o",
+                color="#b8bfcc",
+                markersize=4,
+                label=CONTROL if method == draws[0] else None,
+            )
             continue
-        (left, right), (low, high) = ([100 * end for end in figures["ci"][name]] for name in ("chair_i", "recall"))
+        (left, right), (low, high) = (
+            [100 * end for end in figures["ci"][name]] for name in ("chair_i", "recall")
+        )
         ends = [[max(0, x - left)], [max(0, right - x)]], [[max(0, y - low)], [max(0, high - y)]]
         axes.errorbar(x, y, xerr=ends[0], yerr=ends[1], fmt="o", elinewidth=0.8, alpha=0.9)
         axes.annotate(method, (x, y), textcoords="offset points", xytext=(6, 6), fontsize=9)
@@ -156,7 +195,11 @@ def _control(part: Mapping[str, Any], draws: Sequence[str], shown: Sequence[str]
     """VHR among the draws of random heads: a row of points for each figure, and its place in words."""
     figure = Figure(figsize=(8, 0.9 + 0.8 * len(shown)), layout="constrained")
     for axes, name in zip(figure.subplots(len(shown), squeeze=False)[:, 0], shown, strict=True):
-        values = [100 * part["methods"][draw][name] for draw in draws if part["methods"][draw][name] is not None]
+        values = [
+            100 * part["methods"][draw][name]
+            for draw in draws
+            if part["methods"][draw][name] is not None
+        ]
         axes.plot(values, [0] * len(values), "|", color="#5b6478", markersize=16)
         for method, places in part["control"].items():
             if name in places:
@@ -174,7 +217,9 @@ def _control(part: Mapping[str, Any], draws: Sequence[str], shown: Sequence[str]
         for method, places in part["control"].items()
         for name, found in places.items()
     )
-    head = "<th>method<th>figure<th>value<th>mean of draws<th>range<th>draws below<th>draws above<th>p"
+    head = (
+        "<th>method<th>figure<th>value<th>mean of draws<th>range<th>draws below<th>draws above<th>p"
+    )
     return (
         f"<h3>Among {len(draws)} draws of as many random heads</h3><div class='plots'>{_svg(figure)}</div>"
         f"<div class='wide'><table><tr>{head}</tr>{rows}</table></div>"
@@ -196,7 +241,10 @@ def _photos(run: Run, dialect: Dialect) -> str:
         f"<div><b>{BASE}</b><p>{_marked(before)}</p></div><div><b>{escape(method)}</b><p>{_marked(after)}</p></div></div>"
         for method, before, after in changed_most(run, dialect)
     ]
-    return "<h2>The photos that changed most</h2><p>Invented words are struck through.</p>" + "".join(shown)
+    return (
+        "<h2>The photos that changed most</h2><p>Invented words are struck through.</p>"
+        + "".join(shown)
+    )
 
 
 def _thumbnail(path: Path) -> str:
@@ -207,7 +255,9 @@ def _thumbnail(path: Path) -> str:
     image.thumbnail((320, 320))
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=80)
-    return f'<img alt="" src="data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
+    return (
+        f'<img alt="" src="data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
+    )
 
 
 def _marked(judgement: Judgement) -> str:

@@ -1,12 +1,13 @@
 """Runs: every sample under every method, written as it goes, resumable after a kill at any moment.
 
-A run folder holds `run.json` (what was asked, of what, with which versions), `<method>.jsonl` for captions or
-`<method>.<split>.jsonl` for answers, the questions as `questions.<split>.jsonl`, and `parts/` while it lasts.
+A run folder holds `run.json` (what was asked, of what, with which versions), `<method>.jsonl` for
+captions or `<method>.<split>.jsonl` for answers, the questions as `questions.<split>.jsonl`, and
+`parts/` while it lasts.
 
-The batch is the unit of work, and is served under one method after the other, so that what they share (photos, image
-features) is made once. Batches are cut once from the ordered samples, so a text never depends on what was done before,
-nor on how many processes share the work; process r of w takes batches r, r + w, ... A question that several splits
-ask about a photo is asked once.
+The batch is the unit of work, and is served under one method after the other, so that what they
+share (photos, image features) is made once. Batches are cut once from the ordered samples, so a
+text never depends on what was done before, nor on how many processes share the work; process r of w
+takes batches r, r + w, ... A question that several splits ask about a photo is asked once.
 """
 
 from __future__ import annotations
@@ -41,12 +42,24 @@ Serve = Callable[[Sequence[Path], Sequence[str]], AbstractContextManager[Texts]]
 Batch = list[list[Record]]
 """Per photo and prompt, the samples that it answers."""
 
-_SAME = ("task", "model", "model_revision", "settings", "prompt", "seed", "batch_size", "max_new_tokens", "samples")
+_SAME = (
+    "task",
+    "model",
+    "model_revision",
+    "settings",
+    "prompt",
+    "seed",
+    "batch_size",
+    "max_new_tokens",
+    "samples",
+)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run does. Samples by split ("" for captions); each has `image_id`, for answers also its question."""
+    """What a run does. Samples by split ("" for captions); each has `image_id`, for answers also
+    its question.
+    """
 
     task: Task
     model: str
@@ -64,18 +77,26 @@ class Plan:
     def __post_init__(self) -> None:
         for name in ("batch_size", "max_new_tokens"):
             if getattr(self, name) < 1:
-                raise SettingError(f"{name.replace('_', '-')} must be >= 1, got {getattr(self, name)}")
+                raise SettingError(
+                    f"{name.replace('_', '-')} must be >= 1, got {getattr(self, name)}"
+                )
         if not self.methods or len({stem(method) for method in self.methods}) != len(self.methods):
-            raise SettingError(f"name each method once, and at least one; got {', '.join(self.methods) or 'none'}")
+            raise SettingError(
+                f"name each method once, and at least one; got {', '.join(self.methods) or 'none'}"
+            )
         if not any(self.samples.values()):
             raise DataError("nothing to run: no samples")
         ids = self.image_ids()
         if missing := [key for key in ids if key not in self.photos]:
-            raise DataError(f"{len(missing)} of {len(ids)} photos are missing (first: {missing[0]:012d}.jpg)")
+            raise DataError(
+                f"{len(missing)} of {len(ids)} photos are missing (first: {missing[0]:012d}.jpg)"
+            )
 
     def image_ids(self) -> list[int]:
         """The photos of the run, sorted."""
-        return sorted({record["image_id"] for records in self.samples.values() for record in records})
+        return sorted(
+            {record["image_id"] for records in self.samples.values() for record in records}
+        )
 
     def asked(self, record: Record) -> str:
         """The prompt of a sample."""
@@ -86,7 +107,9 @@ class Plan:
         asks: dict[tuple[int, str], list[Record]] = {}
         for split, records in self.samples.items():
             for record in records:
-                asks.setdefault((record["image_id"], self.asked(record)), []).append(record | {"split": split})
+                asks.setdefault((record["image_id"], self.asked(record)), []).append(
+                    record | {"split": split}
+                )
         batches: list[Batch] = [[]]
         for _, group in groupby(sorted(asks, key=lambda ask: ask[0]), key=lambda ask: ask[0]):
             photo = [asks[ask] for ask in group]
@@ -113,7 +136,9 @@ class Plan:
             "samples": {split: len(records) for split, records in self.samples.items()},
             "image_ids": self.image_ids(),
             "photos": {str(key): str(self.photos[key]) for key in self.image_ids()},
-            "objects": {str(key): sorted(self.truth[key]) for key in self.image_ids() if key in self.truth},
+            "objects": {
+                str(key): sorted(self.truth[key]) for key in self.image_ids() if key in self.truth
+            },
             "command": " ".join(["lvlm-fix", *sys.argv[1:]]),
             "commit": commit_of(),
             "versions": _versions(),
@@ -121,16 +146,24 @@ class Plan:
 
 
 def run(
-    plan: Plan, serve: Serve, out: Path, *, rank: int = 0, world: int = 1, wait: Callable[[], None] | None = None
+    plan: Plan,
+    serve: Serve,
+    out: Path,
+    *,
+    rank: int = 0,
+    world: int = 1,
+    wait: Callable[[], None] | None = None,
 ) -> None:
-    """Do what is left of a plan in folder `out`; the finished files equal those of an uninterrupted run.
+    """Do what is left of a plan in folder `out`; the finished files equal those of an uninterrupted
+    run.
 
     Args:
         rank, world: this process and how many share the work; they must share `out`.
         wait: returns once every process has called it.
 
     Raises:
-        DataError: `out` holds another run. Whatever the model or a photo raises; what is done stays.
+        DataError: `out` holds another run. Whatever the model or a photo raises; what is done
+        stays.
     """
     wait = wait or _alone
     if rank == 0:
@@ -138,7 +171,9 @@ def run(
     wait()
     parts = out / "parts"
     parts.mkdir(parents=True, exist_ok=True)
-    files = {method: [out / _file(method, split) for split in plan.samples] for method in plan.methods}
+    files = {
+        method: [out / _file(method, split) for split in plan.samples] for method in plan.methods
+    }
     left = [method for method in plan.methods if not all(path.exists() for path in files[method])]
     done = {method: _done(parts, method) for method in left}
     own = {method: parts / f"{stem(method)}.{rank}.jsonl" for method in left}
@@ -148,7 +183,11 @@ def run(
     with Progress(console=Console(stderr=True), transient=True, disable=rank != 0) as progress:
         bar = progress.add_task("", total=len(left) * sum(map(len, batches)))
         for batch in batches:
-            missing = [method for method in left if any(_key(r) not in done[method] for ask in batch for r in ask)]
+            missing = [
+                method
+                for method in left
+                if any(_key(r) not in done[method] for ask in batch for r in ask)
+            ]
             progress.advance(bar, len(batch) * (len(left) - len(missing)))
             if not missing:
                 continue
@@ -157,7 +196,10 @@ def run(
                 for method in missing:
                     progress.update(bar, description=method)
                     answered = zip(batch, texts(method), strict=True)
-                    append(own[method], [_result(record, text) for ask, text in answered for record in ask])
+                    append(
+                        own[method],
+                        [_result(record, text) for ask, text in answered for record in ask],
+                    )
                     progress.advance(bar, len(batch))
     wait()
     if rank == 0:
@@ -165,7 +207,10 @@ def run(
             found = _done(parts, method)
             for split, records in plan.samples.items():
                 lines = (found[_key(record | {"split": split})] for record in records)
-                write(out / _file(method, split), [{k: v for k, v in line.items() if k != "split"} for line in lines])
+                write(
+                    out / _file(method, split),
+                    [{k: v for k, v in line.items() if k != "split"} for line in lines],
+                )
         shutil.rmtree(parts)
     wait()
 
@@ -181,12 +226,15 @@ def draw(
     limit: int | None,
     seed: int,
 ) -> tuple[dict[str, list[Record]], dict[int, Path], Truth]:
-    """The samples of a run by split, all photos there are, and the objects in them, as `eval run` describes them.
+    """The samples of a run by split, all photos there are, and the objects in them, as `eval run`
+    describes them.
 
     Raises:
         DataError: photos, objects, questions or ids are missing or damaged.
     """
-    folder = images or next((data / name for name in ("val2014", "val2017", "images") if (data / name).is_dir()), data)
+    folder = images or next(
+        (data / name for name in ("val2014", "val2017", "images") if (data / name).is_dir()), data
+    )
     photos = photos_in(folder)
     listed = f"{data / 'splits.json'}:{split}" if split else ids
     wanted = read_ids(listed) if listed else None
@@ -200,7 +248,9 @@ def draw(
         return samples, photos, known
     chosen = choose(wanted or set(known) & set(photos), limit, seed)
     if unknown := [key for key in chosen if key not in known]:
-        raise DataError(f"the objects of {len(unknown)} photos are unknown (first: {unknown[0]}); see --truth")
+        raise DataError(
+            f"the objects of {len(unknown)} photos are unknown (first: {unknown[0]}); see --truth"
+        )
     if task == "chair":
         return {"": [{"image_id": key} for key in chosen]}, photos, known
     here = {key: known[key] for key in chosen}
@@ -232,7 +282,10 @@ def _begin(plan: Plan, out: Path) -> None:
                 f"{out} holds another run: {key} was {dumps({key: old.get(key)})[:80]}, now "
                 f"{dumps({key: new[key]})[:80]}; choose another --out"
             )
-        methods = [*old["methods"], *(method for method in plan.methods if method not in old["methods"])]
+        methods = [
+            *old["methods"],
+            *(method for method in plan.methods if method not in old["methods"]),
+        ]
         if methods == old["methods"]:
             return
         new = old | {"methods": methods}
@@ -244,7 +297,12 @@ def _begin(plan: Plan, out: Path) -> None:
 
 def _result(record: Record, text: str) -> Record:
     kind = {"question_id": record["question_id"]} if "question" in record else {}
-    return {"split": record["split"], **kind, "image_id": record["image_id"], "text" if kind else "caption": text}
+    return {
+        "split": record["split"],
+        **kind,
+        "image_id": record["image_id"],
+        "text" if kind else "caption": text,
+    }
 
 
 def _sample(question: pope.Question) -> Record:
@@ -269,7 +327,11 @@ def _file(method: str, split: str) -> str:
 
 
 def _done(parts: Path, method: str) -> dict[tuple[str, int], Record]:
-    files = [path for path in sorted(parts.glob("*.jsonl")) if path.name.rsplit(".", 2)[0] == stem(method)]
+    files = [
+        path
+        for path in sorted(parts.glob("*.jsonl"))
+        if path.name.rsplit(".", 2)[0] == stem(method)
+    ]
     return {_key(record): record for path in files for record in finished(path)}
 
 
@@ -291,7 +353,10 @@ def commit_of() -> str | None:
     """The commit of the checkout this file lies in; None for an installed package."""
     try:
         found = subprocess.run(
-            ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+            ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"],
+            capture_output=True,
+            text=True,
+            check=False,
         )
     except OSError:
         return None

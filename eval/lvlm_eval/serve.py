@@ -25,7 +25,9 @@ __all__ = ["expand", "methods_of", "seen_anew", "seen_once", "serving"]
 
 
 def expand(specs: Sequence[str]) -> list[str]:
-    """Methods with a range written out: "random-heads:seed=0..2" is three; "all" is every method but the control."""
+    """Methods with a range written out: "random-heads:seed=0..2" is three; "all" is every method
+    but the control.
+    """
     out: list[str] = []
     for spec in specs:
         if spec == "all":
@@ -38,29 +40,42 @@ def expand(specs: Sequence[str]) -> list[str]:
         first, last = int(match[1]), int(match[2])
         if last < first:
             raise SettingError(f"a range runs upwards, got {match[0][1:]} in {spec!r}")
-        out += expand([f"{spec[: match.start() + 1]}{n}{spec[match.end() :]}" for n in range(first, last + 1)])
+        out += expand(
+            [f"{spec[: match.start() + 1]}{n}{spec[match.end() :]}" for n in range(first, last + 1)]
+        )
     return list(dict.fromkeys(out))
 
 
 def methods_of(spec: str, settings: Mapping[str, str]) -> tuple[Method, ...]:
-    """Methods of "random-heads:seed=3,strength=1.5+var": settings in the name come before those of --set."""
+    """Methods of "random-heads:seed=3,strength=1.5+var": settings in the name come before those of
+    --set.
+    """
     names: list[str] = []
     given = dict(settings)
     for part in spec.split("+"):
         name, _, inline = part.partition(":")
         names.append(name)
-        for pair in filter(None, re.split(r",(?=[\w-]+=)", inline)):  # not the commas of "layers=[0,1]"
+        for pair in filter(
+            None, re.split(r",(?=[\w-]+=)", inline)
+        ):  # not the commas of "layers=[0,1]"
             key, equals, value = pair.partition("=")
             if not equals:
-                raise SettingError(f"a method's own settings are written name:setting=value, got {part!r}")
+                raise SettingError(
+                    f"a method's own settings are written name:setting=value, got {part!r}"
+                )
             given[f"{name}.{key}"] = value
     return lf.parse_methods("+".join(names), given)
 
 
 def serving(
-    model: PreTrainedModel, processor: ProcessorMixin, methods: Mapping[str, tuple[Method, ...]], max_new_tokens: int
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
+    methods: Mapping[str, tuple[Method, ...]],
+    max_new_tokens: int,
 ) -> Serve:
-    """Greedy texts of a model under the methods that `methods` names (an empty tuple: the unmodified model)."""
+    """Greedy texts of a model under the methods that `methods` names (an empty tuple: the
+    unmodified model).
+    """
 
     @contextmanager
     def serve(paths: Sequence[Path], prompts: Sequence[str]) -> Generator[Texts]:
@@ -76,7 +91,10 @@ def serving(
             seeing = seen_anew(model) if watched else nullcontext()
             with seeing, lf.fix(model, methods[spec]) if methods[spec] else nullcontext():
                 ids = generate(**inputs, **options)
-            return [text.strip() for text in processor.batch_decode(ids[:, start:], skip_special_tokens=True)]
+            return [
+                text.strip()
+                for text in processor.batch_decode(ids[:, start:], skip_special_tokens=True)
+            ]
 
         with seen_once(model):
             yield texts
@@ -86,9 +104,11 @@ def serving(
 
 @contextmanager
 def seen_once(model: PreTrainedModel) -> Generator[None]:
-    """While the block lasts, the vision tower sees a photo once: asked again, the same tensors come back.
+    """While the block lasts, the vision tower sees a photo once: asked again, the same tensors come
+    back.
 
-    Photos that are several rows of one batch are seen once, too, where the model keeps a row for each photo.
+    Photos that are several rows of one batch are seen once, too, where the model keeps a row for
+    each photo.
     """
     inner: Any = model.base_model
     plain: Callable[..., Any] = inner.get_image_features
@@ -113,7 +133,9 @@ def seen_once(model: PreTrainedModel) -> Generator[None]:
 
 @contextmanager
 def seen_anew(model: PreTrainedModel) -> Generator[None]:
-    """Within `seen_once`: while this block lasts, every photo passes the vision tower, for methods that watch it."""
+    """Within `seen_once`: while this block lasts, every photo passes the vision tower, for methods
+    that watch it.
+    """
     shadowed = model.base_model.__dict__.pop("get_image_features")
     try:
         yield
@@ -130,7 +152,11 @@ def _by_photo(plain: Callable[..., Any], args: tuple[Any, ...], named: dict[str,
     firsts: list[int] = []
     which: list[int] = []  # of `firsts`, by row
     for row in range(rows):
-        earlier = (n for n, first in enumerate(firsts) if all(torch.equal(t[first], t[row]) for t in tensors))
+        earlier = (
+            n
+            for n, first in enumerate(firsts)
+            if all(torch.equal(t[first], t[row]) for t in tensors)
+        )
         which.append(next(earlier, len(firsts)))
         if which[-1] == len(firsts):
             firsts.append(row)
@@ -144,7 +170,9 @@ def _by_photo(plain: Callable[..., Any], args: tuple[Any, ...], named: dict[str,
     pooled = found.pooler_output
     if len(pooled) != len(firsts):
         return None
-    found.pooler_output = pooled[which] if isinstance(pooled, Tensor) else [pooled[n] for n in which]
+    found.pooler_output = (
+        pooled[which] if isinstance(pooled, Tensor) else [pooled[n] for n in which]
+    )
     return found
 
 
@@ -156,4 +184,6 @@ def _same(one: Mapping[int | str, Any], other: Mapping[int | str, Any]) -> bool:
             return isinstance(b, Tensor) and torch.equal(a, b)
         return a is b or (isinstance(a, int | float | str) and bool(a == b))
 
-    return one.keys() == other.keys() and all(equal(value, other[name]) for name, value in one.items())
+    return one.keys() == other.keys() and all(
+        equal(value, other[name]) for name, value in one.items()
+    )

@@ -1,6 +1,7 @@
 """Intervals and paired tests by the bootstrap over photos, and Holm's correction.
 
-Figures are ratios of sums, so a resample needs only the sums of its columns: weights (draws x photos) @ columns.
+Figures are ratios of sums, so a resample needs only the sums of its columns: weights (draws x
+photos) @ columns.
 Source: Efron & Tibshirani, "An Introduction to the Bootstrap" (1993); Holm (1979).
 """
 
@@ -14,7 +15,17 @@ import numpy.typing as npt
 
 from lvlm_fix.errors import DataError
 
-__all__ = ["DRAWS", "Array", "Difference", "Figures", "bootstrap", "holm", "interval", "paired", "ratio"]
+__all__ = [
+    "DRAWS",
+    "Array",
+    "Difference",
+    "Figures",
+    "bootstrap",
+    "holm",
+    "interval",
+    "paired",
+    "ratio",
+]
 
 Array = npt.NDArray[np.float64]
 Figures = Callable[[Array], dict[str, Array]]
@@ -37,7 +48,9 @@ class Difference(NamedTuple):
 
 def ratio(numerator: Array, denominator: Array) -> Array:
     """Element by element; NaN where there is nothing to divide by, never 0."""
-    return np.divide(numerator, denominator, out=np.full_like(numerator, np.nan), where=denominator != 0)
+    return np.divide(
+        numerator, denominator, out=np.full_like(numerator, np.nan), where=denominator != 0
+    )
 
 
 def bootstrap(
@@ -53,18 +66,25 @@ def bootstrap(
     return values, {name: interval(drawn[name]) for name in values}
 
 
-def paired(method: Array, base: Array, figures: Figures, draws: int = DRAWS, seed: int = 0) -> dict[str, Difference]:
+def paired(
+    method: Array, base: Array, figures: Figures, draws: int = DRAWS, seed: int = 0
+) -> dict[str, Difference]:
     """Each figure of `method` minus that of `base`, with a 95 % interval and a two-sided p.
 
-    Row i of both belongs to the same photo, and both are resampled alike. p is twice the smaller share of resampled
-    differences on either side of 0, ties on both, counted with one added so that it is never 0.
+    Row i of both belongs to the same photo, and both are resampled alike. p is twice the smaller
+    share of resampled differences on either side of 0, ties on both, counted with one added so that
+    it is never 0.
 
     Raises:
         DataError: no rows, or not as many in both.
     """
     if method.shape != base.shape:
-        raise DataError(f"a paired comparison needs the same photos: {len(method)} against {len(base)}")
-    observed = {name: figures(_total(method))[name] - value for name, value in figures(_total(base)).items()}
+        raise DataError(
+            f"a paired comparison needs the same photos: {len(method)} against {len(base)}"
+        )
+    observed = {
+        name: figures(_total(method))[name] - value for name, value in figures(_total(base)).items()
+    }
     ours, theirs = (_resampled(columns, figures, draws, seed) for columns in (method, base))
     out: dict[str, Difference] = {}
     for name, value in observed.items():

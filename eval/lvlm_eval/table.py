@@ -22,7 +22,8 @@ _POPE = {"f1": "POPE F1", "yes_ratio": "yes"}
 
 
 def table(*runs: Run) -> str:
-    """Methods by figures with their intervals; the seeds of the control are one row, from least to greatest.
+    """Methods by figures with their intervals; the seeds of the control are one row, from least to
+    greatest.
 
     Raises:
         DataError: no run, or two of one task.
@@ -31,7 +32,9 @@ def table(*runs: Run) -> str:
         raise DataError("a table takes one run of chair, one of pope, or one of each")
     shown = {run.record["task"]: _CHAIR if run.captions else _POPE for run in runs}
     results = {run.record["task"]: compare(run) for run in runs}
-    counts = ", ".join(f"{run.record['task'].upper()} on {len(run.record['image_ids'])} photos" for run in runs)
+    counts = ", ".join(
+        f"{run.record['task'].upper()} on {len(run.record['image_ids'])} photos" for run in runs
+    )
     head = [name for figures in shown.values() for name in figures.values()]
     lines = [f"| method | {' | '.join(head)} |", "|---" * (len(head) + 1) + "|"]
     methods = dict.fromkeys(method for run in runs for method in run.methods)
@@ -40,11 +43,17 @@ def table(*runs: Run) -> str:
         if method in draws:
             continue
         cells = [
-            _cell(results[task]["methods"].get(method), name) for task, figures in shown.items() for name in figures
+            _cell(results[task]["methods"].get(method), name)
+            for task, figures in shown.items()
+            for name in figures
         ]
         lines.append(f"| `{method}` | {' | '.join(cells)} |")
     if draws:
-        cells = [_range(results[task]["methods"], name) for task, figures in shown.items() for name in figures]
+        cells = [
+            _range(results[task]["methods"], name)
+            for task, figures in shown.items()
+            for name in figures
+        ]
         lines.append(f"| `{CONTROL}`, {len(draws)} draws | {' | '.join(cells)} |")
     lines += ["", f"{counts}; percent but length; 95 % intervals over photos."]
     for task, figures in shown.items():

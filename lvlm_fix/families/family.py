@@ -14,7 +14,10 @@ from lvlm_fix.errors import ModelError
 __all__ = ["Family", "entering", "family_of"]
 
 CROSS = "its image is seen through cross-attention layers, no key of its decoder is an image token"
-REFUSED = {"idefics": CROSS, "mllama": CROSS}  # by model type: families whose configuration does not tell
+REFUSED = {
+    "idefics": CROSS,
+    "mllama": CROSS,
+}  # by model type: families whose configuration does not tell
 INNER = {
     "blip-2",
     "instructblip",
@@ -30,7 +33,9 @@ class Family:
     name: str  # `config.model_type`
     image_tokens: tuple[int, ...]  # ids of the placeholders that image (and video) features replace
     decoder: PreTrainedModel  # the text decoder; its attention goes through the attention interface
-    config_key: str  # the decoder's configuration, as named in the model's; empty where they are one
+    config_key: (
+        str  # the decoder's configuration, as named in the model's; empty where they are one
+    )
     layers: nn.ModuleList  # decoder layers, nearest the embeddings first
     attentions: tuple[nn.Module, ...]  # the modules that call the attention interface
     both_ways: bool  # the rows of a prompt see each other ahead and behind
@@ -38,7 +43,9 @@ class Family:
 
 
 def family_of(model: PreTrainedModel) -> Family:
-    """Find image tokens, decoder and attention modules of `model`; raises `ModelError` naming what is missing."""
+    """Find image tokens, decoder and attention modules of `model`; raises `ModelError` naming what
+    is missing.
+    """
     config, name = model.config, type(model).__name__
     if reason := REFUSED.get(config.model_type):
         raise ModelError(f"{name} is not supported: {reason}")
@@ -49,7 +56,9 @@ def family_of(model: PreTrainedModel) -> Family:
     found = (getattr(config, key, None) for key in IMAGE_TOKENS)
     image_tokens = tuple(dict.fromkeys(token for token in found if token is not None))
     if not image_tokens:
-        raise ModelError(f"{name} has no image tokens: its config has none of {', '.join(IMAGE_TOKENS)}")
+        raise ModelError(
+            f"{name} has no image tokens: its config has none of {', '.join(IMAGE_TOKENS)}"
+        )
     decoder = model.get_decoder()
     while "layers" not in (parts := dict(decoder.named_children())):  # a head or two around it
         inner = decoder.get_decoder()
@@ -69,11 +78,15 @@ def family_of(model: PreTrainedModel) -> Family:
         )
     attentions = tuple(m for m in layers.modules() if isinstance(m.__dict__.get("layer_idx"), int))
     if not attentions:
-        raise ModelError(f"{name}: no attention module of its decoder {type(decoder).__name__} knows its layer")
+        raise ModelError(
+            f"{name}: no attention module of its decoder {type(decoder).__name__} knows its layer"
+        )
     both_ways = decoder.config.to_dict().get("use_bidirectional_attention") is True
     runs = model.get_submodule("language_model") if config.model_type in INNER else model
     assert isinstance(runs, PreTrainedModel)
-    return Family(config.model_type, image_tokens, decoder, keys[0], layers, attentions, both_ways, runs)
+    return Family(
+        config.model_type, image_tokens, decoder, keys[0], layers, attentions, both_ways, runs
+    )
 
 
 def entering(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor:

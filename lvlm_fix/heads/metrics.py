@@ -1,4 +1,6 @@
-"""Head scores by name. A metric is a method that scores heads and edits nothing, so scoring never changes a text."""
+"""Head scores by name. A metric is a method that scores heads and edits nothing, so scoring never
+changes a text.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ __all__ = ["METRICS", "VHD", "ImageCentric", "RetrievalPicture", "RetrievalPromp
 class VHD(Method):
     """Vision-aware Head Divergence at the last prompt position (arXiv 2412.13949, eq. 4 and 6)."""
 
-    outliers: bool = setting(True, "zero the heads that are outliers with and without image", "paper eq. 6")
+    outliers: bool = setting(
+        True, "zero the heads that are outliers with and without image", "paper eq. 6"
+    )
 
     needs: ClassVar[frozenset[Need]] = frozenset({"no_image"})
     paper: ClassVar[str] = "arXiv 2412.13949"
@@ -42,7 +46,9 @@ class ImageCentric(Method):
 
 @dataclass(frozen=True)
 class SpinScore(Method):
-    """Sum of the last prompt position's attention logits of image tokens, by which SPIN picks (arXiv 2505.16411)."""
+    """Sum of the last prompt position's attention logits of image tokens, by which SPIN picks
+    (arXiv 2505.16411).
+    """
 
     needs: ClassVar[frozenset[Need]] = frozenset({"weights"})
     paper: ClassVar[str] = "arXiv 2505.16411"
@@ -54,10 +60,12 @@ class SpinScore(Method):
 
 @dataclass(frozen=True)
 class RetrievalPicture(Method):
-    """Fraction of a text's tokens for which the head looks most at an image token: it copies from the picture.
+    """Fraction of a text's tokens for which the head looks most at an image token: it copies from
+    the picture.
 
-    After the retrieval heads of Wu et al., arXiv 2404.15574; that any image token counts as a hit is ours, for image
-    tokens have no word to compare with. Counted over all text rows behind the image.
+    After the retrieval heads of Wu et al., arXiv 2404.15574; that any image token counts as a hit
+    is ours, for image tokens have no word to compare with. Counted over all text rows behind the
+    image.
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset({"weights", "answer"})
@@ -72,9 +80,11 @@ class RetrievalPicture(Method):
 
 @dataclass(frozen=True)
 class RetrievalPrompt(Method):
-    """Fraction of a text's tokens that stand where the head looks most, among the tokens before: it copies them.
+    """Fraction of a text's tokens that stand where the head looks most, among the tokens before: it
+    copies them.
 
-    The retrieval score of Wu et al., arXiv 2404.15574, over all text rows behind the image whose next token is known.
+    The retrieval score of Wu et al., arXiv 2404.15574, over all text rows behind the image whose
+    next token is known.
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset({"weights", "answer"})
@@ -97,7 +107,9 @@ METRICS: dict[str, type[Method]] = {
 }
 
 
-def _last(rows: Float[Tensor, "batch heads query key"], seen: Seen) -> Float[Tensor, "batch heads key"]:
+def _last(
+    rows: Float[Tensor, "batch heads query key"], seen: Seen
+) -> Float[Tensor, "batch heads key"]:
     """The last prompt row of every sample."""
     return rows[arange(len(rows)), :, seen.last]
 

@@ -18,31 +18,47 @@ __all__ = ["PicksHeads", "upper_half"]
 
 
 def upper_half(scores: Float[Tensor, "*batch heads"]) -> Bool[Tensor, "*batch heads"]:
-    """Heads whose score exceeds the layer's median (arXiv 2412.13949, alg. 1); of two middle ones their mean."""
+    """Heads whose score exceeds the layer's median (arXiv 2412.13949, alg. 1); of two middle ones
+    their mean.
+    """
     return scores > scores.quantile(0.5, dim=-1, keepdim=True)
 
 
 @dataclass(frozen=True, kw_only=True)
 class PicksHeads(Method):
-    """Base of the methods that pick heads. With a `table`, the heads are the same for every prompt and known before it.
+    """Base of the methods that pick heads. With a `table`, the heads are the same for every prompt
+    and known before it.
 
-    Raises `DataError` where the table cannot be read, and when it is used on a model of another shape.
+    Raises `DataError` where the table cannot be read, and when it is used on a model of another
+    shape.
     """
 
-    table: str | HeadTable = setting("", "head table that picks the heads; empty: as the method says", "ours")
-    top: int = setting(0, "how many heads of the table; 0: those above their layer's median", "ours", low=0)
+    table: str | HeadTable = setting(
+        "", "head table that picks the heads; empty: as the method says", "ours"
+    )
+    top: int = setting(
+        0, "how many heads of the table; 0: those above their layer's median", "ours", low=0
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.top and not self.table:
-            raise SettingError(f"top counts heads of a table: name one, as in {self.method_name()}.table=heads.json")
-        if self.scoring is not None:  # read now, so that a bad file is an error here; no pass is needed for scores
+            raise SettingError(
+                f"top counts heads of a table: name one, as in {self.method_name()}.table=heads.json"
+            )
+        if (
+            self.scoring is not None
+        ):  # read now, so that a bad file is an error here; no pass is needed for scores
             object.__setattr__(self, "needs", self.needs - {"no_image", "weights"})
 
     @cached_property
     def scoring(self) -> HeadTable | None:
         """The table that picks the heads; None without one."""
-        return HeadTable.load(self.table) if isinstance(self.table, str) and self.table else self.table or None
+        return (
+            HeadTable.load(self.table)
+            if isinstance(self.table, str) and self.table
+            else self.table or None
+        )
 
     def settings(self) -> dict[str, Any]:
         return super().settings() | {"table": str(self.table)}
@@ -63,7 +79,11 @@ class PicksHeads(Method):
             return scores, upper_half(scores)
         acting = torch.zeros(layers, 1, dtype=torch.bool)
         acting[list(self.acts_in(layers))] = True
-        order = scores.masked_fill(~acting | scores.isnan(), -torch.inf).flatten().argsort(descending=True, stable=True)
+        order = (
+            scores.masked_fill(~acting | scores.isnan(), -torch.inf)
+            .flatten()
+            .argsort(descending=True, stable=True)
+        )
         chosen = torch.zeros(layers * heads, dtype=torch.bool)
         chosen[order[: self.top]] = True
         return scores, chosen.reshape(layers, heads) & acting & ~scores.isnan()

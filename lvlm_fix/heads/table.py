@@ -38,7 +38,8 @@ class HeadTable:
     def save(self, path: str | Path) -> None:
         """Write as JSON, atomically."""
         record = {"format": FORMAT} | {
-            key: value.tolist() if isinstance(value, np.ndarray) else value for key, value in vars(self).items()
+            key: value.tolist() if isinstance(value, np.ndarray) else value
+            for key, value in vars(self).items()
         }
         partial = Path(f"{path}.partial")
         partial.write_text(json.dumps(record, indent=1) + "\n")
@@ -46,14 +47,18 @@ class HeadTable:
 
     @classmethod
     def load(cls, path: str | Path) -> HeadTable:
-        """Read a saved table. Raises `DataError` where the file is missing, damaged or something else."""
+        """Read a saved table. Raises `DataError` where the file is missing, damaged or something
+        else.
+        """
         try:
             record = json.loads(Path(path).read_text())
             if record.pop("format") != FORMAT:
                 raise ValueError("another format")
             mean, deviation = (np.asarray(record.pop(key), float) for key in ("mean", "deviation"))
             if mean.ndim != 2 or mean.shape != deviation.shape:
-                raise ValueError(f"mean {mean.shape} and deviation {deviation.shape} are not layers × heads")
+                raise ValueError(
+                    f"mean {mean.shape} and deviation {deviation.shape} are not layers × heads"
+                )
             return cls(mean=mean, deviation=deviation, **record)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(
@@ -68,18 +73,26 @@ class HeadTable:
         from matplotlib.figure import Figure
 
         layers, heads = self.mean.shape
-        figure = Figure(figsize=(max(4, heads * 0.35 + 2), max(3, layers * 0.3 + 1.5)), layout="constrained")
+        figure = Figure(
+            figsize=(max(4, heads * 0.35 + 2), max(3, layers * 0.3 + 1.5)), layout="constrained"
+        )
         axes = figure.subplots()
         image = axes.imshow(self.mean, origin="lower", aspect="auto", cmap="viridis")
         figure.colorbar(image, label=f"mean {self.metric}")
-        axes.set(xlabel="head", ylabel="layer", title=f"{self.metric}, {Path(self.model).name}, n = {self.n} images")
+        axes.set(
+            xlabel="head",
+            ylabel="layer",
+            title=f"{self.metric}, {Path(self.model).name}, n = {self.n} images",
+        )
         figure.savefig(path, format="png", dpi=120)
 
 
 def compare(one: HeadTable, other: HeadTable, top: int = 10) -> dict[str, Any]:
-    """How alike two tables order the heads: Spearman's rank correlation, and the share of the `top` heads in both.
+    """How alike two tables order the heads: Spearman's rank correlation, and the share of the `top`
+    heads in both.
 
-    Heads that either table has not scored are left out; the correlation is None where a table has one value only.
+    Heads that either table has not scored are left out; the correlation is None where a table has
+    one value only.
     Raises `DataError` for tables of different shape and `SettingError` unless 1 <= top <= heads.
     """
     if one.mean.shape != other.mean.shape:

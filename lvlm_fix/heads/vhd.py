@@ -9,12 +9,17 @@ __all__ = ["vision_aware_divergence"]
 
 
 def vision_aware_divergence(
-    with_image: Float[Tensor, "*rest heads dim"], without: Float[Tensor, "*rest heads dim"], *, outliers: bool = True
+    with_image: Float[Tensor, "*rest heads dim"],
+    without: Float[Tensor, "*rest heads dim"],
+    *,
+    outliers: bool = True,
 ) -> Float[Tensor, "*rest heads"]:
-    """Euclidean distance of each head's output with and without the image (eq. 4), unitless, not normalised.
+    """Euclidean distance of each head's output with and without the image (eq. 4), unitless, not
+    normalised.
 
-    With `outliers`, a head whose distance *and* whose squared output norm without image (eq. 5: text activation)
-    both exceed mean + one population deviation over the layer's heads is set to 0 (eq. 6).
+    With `outliers`, a head whose distance *and* whose squared output norm without image (eq. 5:
+    text activation) both exceed mean + one population deviation over the layer's heads is set to 0
+    (eq. 6).
     """
     divergence = linalg.vector_norm(with_image.float() - without.float(), dim=-1)
     if not outliers:

@@ -47,14 +47,18 @@ __all__ = [
 ]
 
 # these, and what other packages bring
-METHODS = Methods(ACT, ADHH, DoLa, EAH, HGAI, ICD, M3ID, PAI, PAINT, RandomHeads, SPIN, VAF, VAR, VCD, VHR)
+METHODS = Methods(
+    ACT, ADHH, DoLa, EAH, HGAI, ICD, M3ID, PAI, PAINT, RandomHeads, SPIN, VAF, VAR, VCD, VHR
+)
 
 
 def parse_methods(names: str, settings: Mapping[str, str] | None = None) -> tuple[Method, ...]:
-    """Methods from names joined by "+" and settings such as {"vhr.strength": "1.5"}; "none" is no method.
+    """Methods from names joined by "+" and settings such as {"vhr.strength": "1.5"}; "none" is no
+    method.
 
     Raises:
-        UnknownNameError: no method of that name. SettingError: no such setting, or out of its range.
+        UnknownNameError: no method of that name. SettingError: no such setting, or out of its
+        range.
         PluginError: another package brings a method of that name, which cannot be used.
     """
     values: dict[str, dict[str, Any]] = {}
@@ -66,7 +70,9 @@ def parse_methods(names: str, settings: Mapping[str, str] | None = None) -> tupl
         if name in ("none", ""):
             continue
         if name not in METHODS:
-            raise UnknownNameError(f"there is no method {name!r}; there are: none, {', '.join(METHODS)}")
+            raise UnknownNameError(
+                f"there is no method {name!r}; there are: none, {', '.join(METHODS)}"
+            )
         kind, given = METHODS[name], values.get(name, {})
         known = [field for field, info in kind.__dataclass_fields__.items() if info.metadata]
         if wrong := [setting for setting in given if setting not in known]:

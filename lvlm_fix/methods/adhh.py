@@ -1,12 +1,13 @@
 """AD-HH: silence the text attention of hallucination heads.
 
-Paper    Yang et al., "Understanding and Mitigating Hallucination in Large Vision-Language Models via Modular
-         Attribution and Intervention", ICLR 2025.
+Paper    Yang et al., "Understanding and Mitigating Hallucination in Large Vision-Language Models
+         via Modular Attribution and Intervention", ICLR 2025.
 Edits    attention_weights of the last row, in the attributed heads.
-Departs  The attributed heads come from a table: `heads score --metric ad-hh`, with `top=20` for about as many as the
-         paper has; without one every head is tested (ours). What remains of a row is not scaled up again (ours: the
-         paper sets the attention to 0 and says no more). Text after the image: every token behind the first image token
-         that is none itself, generated ones too.
+Departs  The attributed heads come from a table: `heads score --metric ad-hh`, with `top=20` for
+         about as many as the paper has; without one every head is tested (ours). What remains of a
+         row is not scaled up again (ours: the paper sets the attention to 0 and says no more). Text
+         after the image: every token behind the first image token that is none itself, generated
+         ones too.
 """
 
 from __future__ import annotations
@@ -25,9 +26,13 @@ __all__ = ["ADHH"]
 
 @dataclass(frozen=True)
 class ADHH(PicksHeads):
-    """A picked head that gives the text after the image `least` of its attention or more gives it none."""
+    """A picked head that gives the text after the image `least` of its attention or more gives it
+    none.
+    """
 
-    least: float = setting(0.4, "fraction of attention on text after the image; above 1: never", "paper", low=0)
+    least: float = setting(
+        0.4, "fraction of attention on text after the image; above 1: never", "paper", low=0
+    )
 
     reach: ClassVar[Literal["text", "last"]] = "last"
     paper: ClassVar[str] = "ICLR 2025 (AD-HH)"

@@ -1,10 +1,11 @@
 """DoLa: contrast the last layer with the early layer that differs from it most.
 
-Paper    Chuang et al., "DoLa: Decoding by Contrasting Layers Improves Factuality", ICLR 2024, arXiv 2309.03883.
+Paper    Chuang et al., "DoLa: Decoding by Contrasting Layers Improves Factuality", ICLR 2024, arXiv
+         2309.03883.
 Edits    next_token_logits.
 Needs    The hidden states that enter the candidate layers, read as logits.
-Departs  Early layers pass the final norm before the head. The strength is ours: 1 is the paper. No repetition penalty
-         is added; `generate` has its own.
+Departs  Early layers pass the final norm before the head. The strength is ours: 1 is the paper. No
+         repetition penalty is added; `generate` has its own.
 """
 
 from __future__ import annotations
@@ -33,14 +34,21 @@ def divergence(
 
 @dataclass(frozen=True)
 class DoLa(Method):
-    """`log q_N − log q_M` over the plausible tokens; M is the candidate that diverges most from the last layer N."""
+    """`log q_N − log q_M` over the plausible tokens; M is the candidate that diverges most from the
+    last layer N.
+    """
 
-    strength: float = setting(1.0, "weight of the early layer, unitless; 0: nothing is subtracted", "ours", low=0)
+    strength: float = setting(
+        1.0, "weight of the early layer, unitless; 0: nothing is subtracted", "ours", low=0
+    )
     plausible: float = setting(
         0.1, "least share α of the likeliest token's probability, 0 to 1", "paper", low=0, high=1
     )
     bucket: str = setting(
-        "high", "half of the layers with the candidates", "paper: high for short answers", options=("low", "high")
+        "high",
+        "half of the layers with the candidates",
+        "paper: high for short answers",
+        options=("low", "high"),
     )
 
     paper: ClassVar[str] = "arXiv 2309.03883"

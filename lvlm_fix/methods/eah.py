@@ -1,12 +1,12 @@
 """EAH: in a shallow layer, let every head look where the head with the most image sinks looks.
 
-Paper    Zhang et al., "Seeing Clearly by Layer Two: Enhancing Attention Heads to Alleviate Hallucination in LVLMs",
-         EMNLP 2025, arXiv 2411.09968.
+Paper    Zhang et al., "Seeing Clearly by Layer Two: Enhancing Attention Heads to Alleviate
+         Hallucination in LVLMs", EMNLP 2025, arXiv 2411.09968.
 Edits    attention_weights of text rows, layer 1.
 Needs    received: the mean of every column over all rows of the prompt, computed in blocks of rows.
-Departs  The map is copied in text rows only, not in the image's own (ours: they are not recomputed). The head is found
-         in the prefill, and its rows are copied while decoding too (ours). A draw goes to the lower head. Where no head
-         has an image sink nothing is copied.
+Departs  The map is copied in text rows only, not in the image's own (ours: they are not
+         recomputed). The head is found in the prefill, and its rows are copied while decoding too
+         (ours). A draw goes to the lower head. Where no head has an image sink nothing is copied.
 """
 
 from __future__ import annotations
@@ -25,9 +25,13 @@ __all__ = ["EAH"]
 
 @dataclass(frozen=True)
 class EAH(Method):
-    """`A_h ← A_{h*}` for every head h, with h* the head that has the most image columns of mean > `threshold`."""
+    """`A_h ← A_{h*}` for every head h, with h* the head that has the most image columns of mean >
+    `threshold`.
+    """
 
-    threshold: float = setting(0.002, "mean of a column above which an image token is a sink; 1: none", "paper", low=0)
+    threshold: float = setting(
+        0.002, "mean of a column above which an image token is a sink; 1: none", "paper", low=0
+    )
     layer: int = setting(1, "the layer that is edited", "paper", low=0)
 
     needs: ClassVar[frozenset[Need]] = frozenset({"received"})

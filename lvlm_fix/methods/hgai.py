@@ -1,6 +1,7 @@
 """HGAI: in the middle layers, raise image logits by what the heads agree on.
 
-Paper    Jiang et al., "Devils in Middle Layers of Large Vision-Language Models", CVPR 2025, arXiv 2411.16724.
+Paper    Jiang et al., "Devils in Middle Layers of Large Vision-Language Models", CVPR 2025, arXiv
+         2411.16724.
 Edits    attention_logits of the last row, layers 5 to 17 of 32.
 Departs  Other depths take the same fractions of the depth (ours).
 """
@@ -23,7 +24,9 @@ __all__ = ["HGAI"]
 class HGAI(Method):
     """`a_{h,j} ← a_{h,j} + α·mean_{h'} |a_{h',j}|` for image keys j."""
 
-    strength: float = setting(0.5, "factor α of the heads' mean size; 0 changes nothing", "paper", low=0)
+    strength: float = setting(
+        0.5, "factor α of the heads' mean size; 0 changes nothing", "paper", low=0
+    )
 
     reach: ClassVar[Literal["text", "last"]] = "last"
     paper: ClassVar[str] = "arXiv 2411.16724"

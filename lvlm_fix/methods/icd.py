@@ -1,10 +1,11 @@
 """ICD: contrast the next token's logits with those under a disturbed instruction.
 
-Paper    Wang et al., "Mitigating Hallucinations in Large Vision-Language Models with Instruction Contrastive Decoding",
-         ACL 2024 findings, arXiv 2403.18715.
+Paper    Wang et al., "Mitigating Hallucinations in Large Vision-Language Models with Instruction
+         Contrastive Decoding", ACL 2024 findings, arXiv 2403.18715.
 Edits    next_token_logits.
 Needs    A second branch with words that disturb put in front of the instruction, behind the image.
-Departs  The Q-Former of InstructBLIP gets the plain instruction. The words' default is quoted second hand.
+Departs  The Q-Former of InstructBLIP gets the plain instruction. The words' default is quoted
+         second hand.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ from lvlm_fix.views import DisturbedPrompt, View
 
 __all__ = ["ICD"]
 
-WORDS = " You are a confused objects detector to provide a fuzzy overview or impression of the image."
+WORDS = (
+    " You are a confused objects detector to provide a fuzzy overview or impression of the image."
+)
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,9 @@ class ICD(Method):
         0.1, "least share β of the likeliest token's probability, 0 to 1", "paper", low=0, high=1
     )
     words: str = setting(WORDS, "the words that disturb", "paper, second hand")
-    tokens: tuple[int, ...] | None = setting(None, "their token ids; none: by the model's tokenizer", "ours", low=0)
+    tokens: tuple[int, ...] | None = setting(
+        None, "their token ids; none: by the model's tokenizer", "ours", low=0
+    )
 
     paper: ClassVar[str] = "arXiv 2403.18715"
 

@@ -1,11 +1,11 @@
 """M3ID: as the text grows, favour tokens that the image makes likelier.
 
-Paper    Favero et al., "Multi-Modal Hallucination Control by Visual Information Grounding", CVPR 2024,
-         arXiv 2403.14003.
+Paper    Favero et al., "Multi-Modal Hallucination Control by Visual Information Grounding", CVPR
+         2024, arXiv 2403.14003.
 Edits    next_token_logits.
 Needs    A second branch without the image.
-Departs  The constants are uncertain: decay and certainty are ours. The first generated token has t = 1 (ours). Without
-         a cache every pass is a prompt of its own, so t stays 1.
+Departs  The constants are uncertain: decay and certainty are ours. The first generated token has t
+         = 1 (ours). Without a cache every pass is a prompt of its own, so t stays 1.
 """
 
 from __future__ import annotations
@@ -25,10 +25,16 @@ __all__ = ["M3ID"]
 
 @dataclass(frozen=True)
 class M3ID(Method):
-    """`l_c + 1[max p_c < a]·((1−g)/g)·(l_c − l_u)`, g = exp(−λt), l log-softmax with (c) and without (u) the image."""
+    """`l_c + 1[max p_c < a]·((1−g)/g)·(l_c − l_u)`, g = exp(−λt), l log-softmax with (c) and
+    without (u) the image.
+    """
 
-    decay: float = setting(0.02, "rate λ at which the image is forgotten, per token; 0: never", "ours", low=0)
-    certainty: float = setting(0.4, "probability a from which the likeliest token is kept", "ours", low=0, high=1)
+    decay: float = setting(
+        0.02, "rate λ at which the image is forgotten, per token; 0: never", "ours", low=0
+    )
+    certainty: float = setting(
+        0.4, "probability a from which the likeliest token is kept", "ours", low=0, high=1
+    )
 
     paper: ClassVar[str] = "arXiv 2403.14003"
 

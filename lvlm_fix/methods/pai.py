@@ -1,4 +1,5 @@
-"""PAI: raise the last row's logits of image keys by a share of their size; refine the next token by what has no image.
+"""PAI: raise the last row's logits of image keys by a share of their size; refine the next token by
+what has no image.
 
 Paper    Liu et al., "Paying More Attention to Image", ECCV 2024, arXiv 2407.21771.
 Edits    attention_logits of the last row, from layer 2; next_token_logits.
@@ -23,12 +24,19 @@ __all__ = ["PAI"]
 
 @dataclass(frozen=True)
 class PAI(Method):
-    """`a_j ← a_j + α·|a_j|` for image keys j, in every head of layers 2 and up; then `γ·(s − u) + u` of log-softmax
-    s with and u without image, over the tokens with `s ≥ log plausible + max s`."""
+    """`a_j ← a_j + α·|a_j|` for image keys j, in every head of layers 2 and up; then `γ·(s − u) +
+    u` of log-softmax s with and u without image, over the tokens with `s ≥ log plausible + max
+    s`."""
 
-    strength: float = setting(0.5, "share α of a logit's size that is added; 0: nothing", "paper: 0.2 to 0.5", low=0)
-    contrast: float = setting(1.1, "refinement γ, unitless; 1: the next token is not refined", "paper", low=0)
-    plausible: float = setting(0.1, "least share of the likeliest token's probability, 0 to 1", "paper", low=0, high=1)
+    strength: float = setting(
+        0.5, "share α of a logit's size that is added; 0: nothing", "paper: 0.2 to 0.5", low=0
+    )
+    contrast: float = setting(
+        1.1, "refinement γ, unitless; 1: the next token is not refined", "paper", low=0
+    )
+    plausible: float = setting(
+        0.1, "least share of the likeliest token's probability, 0 to 1", "paper", low=0, high=1
+    )
     first_layer: int = setting(2, "first layer that is edited", "authors' code", low=0)
 
     reach: ClassVar[Literal["text", "last"]] = "last"
@@ -42,7 +50,9 @@ class PAI(Method):
     ) -> Float[Tensor, "batch heads query key"]:
         if self.strength == 0:
             return logits
-        return where(seen.image[:, None, None], logits.add(logits.abs(), alpha=self.strength), logits)
+        return where(
+            seen.image[:, None, None], logits.add(logits.abs(), alpha=self.strength), logits
+        )
 
     def second_view(self) -> View | None:
         return None if self.contrast == 1 else NoImage()

@@ -2,8 +2,8 @@
 
 Paper    none. It answers: would *any* heads have done?
 Edits    head_outputs
-Departs  as many heads as VHR picks (half, rounded down) in VHR's layers, drawn by seed and layer, the same
-         for all samples.
+Departs  as many heads as VHR picks (half, rounded down) in VHR's layers, drawn by seed and layer,
+         the same for all samples.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ __all__ = ["RandomHeads"]
 class RandomHeads(Method):
     """VHR's gain on as many random heads."""
 
-    strength: float = setting(2.0, "factor on the chosen heads' outputs; 1 changes nothing", "VHR's α", low=0, high=10)
+    strength: float = setting(
+        2.0, "factor on the chosen heads' outputs; 1 changes nothing", "VHR's α", low=0, high=10
+    )
     seed: int = setting(0, "which heads are drawn", "ours", low=0)
     layers: tuple[int, ...] | None = setting(None, "layers to act in", "VHR's", low=0)
 
@@ -38,7 +40,9 @@ class RandomHeads(Method):
         batch, heads = seen.outputs.shape[:2]
         return torch.rand(heads, generator=generator).to(seen.outputs.device).expand(batch, heads)
 
-    def choose_heads(self, scores: Float[Tensor, "batch heads"], seen: Seen) -> Bool[Tensor, "batch heads"]:
+    def choose_heads(
+        self, scores: Float[Tensor, "batch heads"], seen: Seen
+    ) -> Bool[Tensor, "batch heads"]:
         return scores.argsort(-1).argsort(-1) >= scores.shape[1] - scores.shape[1] // 2
 
     def head_outputs(

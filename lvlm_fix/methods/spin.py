@@ -1,10 +1,11 @@
 """SPIN: damp the heads that look at the image least.
 
-Paper    Sarkar et al., "Mitigating Hallucinations in Vision-Language Models through Image-Guided Head Suppression",
-         EMNLP 2025, arXiv 2505.16411.
-Edits    attention_weights of the last row: a head's weights times a factor are its output times that factor.
-Departs  At least one head is damped where r < 1 (ours: ⌈(1−r)·H⌉; r = 0.95 of 8 heads would damp none). Heads that a
-         table picks are kept, the others damped (ours).
+Paper    Sarkar et al., "Mitigating Hallucinations in Vision-Language Models through Image-Guided
+         Head Suppression", EMNLP 2025, arXiv 2505.16411.
+Edits    attention_weights of the last row: a head's weights times a factor are its output times
+         that factor.
+Departs  At least one head is damped where r < 1 (ours: ⌈(1−r)·H⌉; r = 0.95 of 8 heads would damp
+         none). Heads that a table picks are kept, the others damped (ours).
 """
 
 from __future__ import annotations
@@ -24,10 +25,14 @@ __all__ = ["SPIN"]
 
 @dataclass(frozen=True)
 class SPIN(PicksHeads):
-    """Per layer and row: the ⌈(1−r)·H⌉ heads with the smallest summed image logits are multiplied by `damping`."""
+    """Per layer and row: the ⌈(1−r)·H⌉ heads with the smallest summed image logits are multiplied
+    by `damping`.
+    """
 
     kept: float = setting(0.95, "fraction r of the heads that is kept", "paper", low=0, high=1)
-    damping: float = setting(0.08, "factor on the other heads' outputs; 1 changes nothing", "paper", low=0, high=1)
+    damping: float = setting(
+        0.08, "factor on the other heads' outputs; 1 changes nothing", "paper", low=0, high=1
+    )
 
     reach: ClassVar[Literal["text", "last"]] = "last"
     paper: ClassVar[str] = "arXiv 2505.16411"

@@ -1,9 +1,10 @@
 """VAF: in the middle layers, raise the logits of image keys and lower those of the system prompt.
 
-Paper    Yin et al., "ClearSight: Visual Signal Enhancement for Object Hallucination Mitigation", CVPR 2025,
-         arXiv 2503.13107.
+Paper    Yin et al., "ClearSight: Visual Signal Enhancement for Object Hallucination Mitigation",
+         CVPR 2025, arXiv 2503.13107.
 Edits    attention_logits of text rows, layers 9 to 14 of 32.
-Departs  Other depths take the same fractions of the depth (ours). The system prompt is what stands before the image.
+Departs  Other depths take the same fractions of the depth (ours). The system prompt is what stands
+         before the image.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ __all__ = ["VAF"]
 
 @dataclass(frozen=True)
 class VAF(Method):
-    """Logits of image keys times `image`, of system-prompt keys times `system`; 1 and 1 change nothing."""
+    """Logits of image keys times `image`, of system-prompt keys times `system`; 1 and 1 change
+    nothing.
+    """
 
     image: float = setting(1.15, "factor on the logits of image keys", "paper", low=0)
     system: float = setting(0.95, "factor on the logits of the system prompt", "paper", low=0)

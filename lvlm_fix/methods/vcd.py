@@ -1,12 +1,12 @@
 """VCD: contrast the next token's logits with those under a noised image.
 
-Paper    Leng et al., "Mitigating Object Hallucinations through Visual Contrastive Decoding", CVPR 2024,
-         arXiv 2311.16922.
+Paper    Leng et al., "Mitigating Object Hallucinations through Visual Contrastive Decoding", CVPR
+         2024, arXiv 2311.16922.
 Code     The noise schedule is that of the authors' code.
 Edits    next_token_logits.
 Needs    A second branch whose image carries diffusion noise.
-Departs  The noise comes from a seed and is the same for every photo of a size, so that a batch equals one by
-         one (ours).
+Departs  The noise comes from a seed and is the same for every photo of a size, so that a batch
+         equals one by one (ours).
 """
 
 from __future__ import annotations

@@ -1,13 +1,15 @@
 """VHR: scale the heads whose output depends on the image.
 
-Paper    He et al., "Cracking the Code of Hallucination in LVLMs with Vision-aware Head Divergence", ACL 2025,
-         arXiv 2412.13949: VHD eq. 4, outliers eq. 6, reinforcement eq. 7, selection alg. 1, layers sec. 4.4.
+Paper    He et al., "Cracking the Code of Hallucination in LVLMs with Vision-aware Head Divergence",
+         ACL 2025, arXiv 2412.13949: VHD eq. 4, outliers eq. 6, reinforcement eq. 7, selection alg.
+         1, layers sec. 4.4.
 Code     none; a literal two-pass implementation in `tests/literal.py`.
 Edits    head_outputs
 Needs    no_image: one text-only pass over the prompt; nothing where a table picks the heads.
-Departs  The paper leaves open, and we choose: the image is removed by deleting its tokens; deviations are of the
-         population; all prompt positions are scaled, not the last alone; the pass without image is not reinforced,
-         for it runs before the heads are known; other depths than 32 take the second layer and the last 14/32.
+Departs  The paper leaves open, and we choose: the image is removed by deleting its tokens;
+         deviations are of the population; all prompt positions are scaled, not the last alone; the
+         pass without image is not reinforced, for it runs before the heads are known; other depths
+         than 32 take the second layer and the last 14/32.
 """
 
 from __future__ import annotations
@@ -33,7 +35,9 @@ def default_layers(layers: int) -> tuple[int, ...]:
 
 
 def reinforced(
-    outputs: Float[Tensor, "batch query heads dim"], heads: Bool[Tensor, "batch heads"], strength: float
+    outputs: Float[Tensor, "batch query heads dim"],
+    heads: Bool[Tensor, "batch heads"],
+    strength: float,
 ) -> Float[Tensor, "batch query heads dim"]:
     """The outputs of the chosen heads times `strength` (paper eq. 7)."""
     return where(heads[:, None, :, None], outputs * strength, outputs)
@@ -41,14 +45,26 @@ def reinforced(
 
 @dataclass(frozen=True)
 class VHR(PicksHeads):
-    """Vision-aware Head Reinforcement: `o ← α·o` for the heads with the larger VHD, chosen once per sample."""
+    """Vision-aware Head Reinforcement: `o ← α·o` for the heads with the larger VHD, chosen once per
+    sample.
+    """
 
     strength: float = setting(
-        2.0, "factor α on the chosen heads' outputs; 1 changes nothing", "paper eq. 7", low=0, high=10
+        2.0,
+        "factor α on the chosen heads' outputs; 1 changes nothing",
+        "paper eq. 7",
+        low=0,
+        high=10,
     )
-    outliers: bool = setting(True, "zero the VHD of heads that are outliers with and without image", "paper eq. 6")
-    prefill: bool = setting(True, "scale the prompt's positions too", "ours: the paper does not say")
-    layers: tuple[int, ...] | None = setting(None, "layers to act in", "paper sec. 4.4, scaled to the depth", low=0)
+    outliers: bool = setting(
+        True, "zero the VHD of heads that are outliers with and without image", "paper eq. 6"
+    )
+    prefill: bool = setting(
+        True, "scale the prompt's positions too", "ours: the paper does not say"
+    )
+    layers: tuple[int, ...] | None = setting(
+        None, "layers to act in", "paper sec. 4.4, scaled to the depth", low=0
+    )
 
     needs: ClassVar[frozenset[Need]] = frozenset({"no_image"})
     paper: ClassVar[str] = "arXiv 2412.13949"
@@ -60,7 +76,9 @@ class VHR(PicksHeads):
         assert seen.outputs is not None and seen.no_image is not None
         return vision_aware_divergence(seen.outputs, seen.no_image, outliers=self.outliers)
 
-    def choose_heads(self, scores: Float[Tensor, "batch heads"], seen: Seen) -> Bool[Tensor, "batch heads"]:
+    def choose_heads(
+        self, scores: Float[Tensor, "batch heads"], seen: Seen
+    ) -> Bool[Tensor, "batch heads"]:
         return upper_half(scores)
 
     def head_outputs(

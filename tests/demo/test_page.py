@@ -1,4 +1,5 @@
-"""The demo as a visitor meets it: a real headless Chromium, one server and one browser for all tests.
+"""The demo as a visitor meets it: a real headless Chromium, one server and one browser for all
+tests.
 
 Screenshots are kept in tests/artefacts.
 """
@@ -29,7 +30,9 @@ ARTEFACTS = Path(__file__).parents[1] / "artefacts"
 WAIT = 60_000  # milliseconds; on an idle machine nothing here takes more than a few seconds
 
 pytestmark = [
-    pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's chromium (apt-get install chromium)"),
+    pytest.mark.skipif(
+        CHROMIUM is None, reason="needs Debian's chromium (apt-get install chromium)"
+    ),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
 ]
 
@@ -41,7 +44,9 @@ def server() -> Iterator[tuple[str, int]]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [str(Path(sys.executable).parent / "lvlm-fix"), "demo", "--port", str(port)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as process:
         try:
             assert process.stdout is not None
             line = process.stdout.readline()
@@ -92,7 +97,9 @@ def longest(page: Any, tokens: int) -> None:
 
 
 def press(page: Any, button: str, wanted: str) -> None:
-    """Press until it is answered: a press while the last one is still being answered counts for nothing."""
+    """Press until it is answered: a press while the last one is still being answered counts for
+    nothing.
+    """
     from playwright.sync_api import TimeoutError
 
     for _ in range(WAIT // 5_000):
@@ -134,7 +141,9 @@ def test_a_photo_gets_two_texts_and_a_word_its_heat_map(page: Any, photos: list[
     before, after = describe(page)
     assert len(before.split()) >= 5 and len(after.split()) >= 5
     assert page.locator("#before button.w").count() == len(before.split())
-    assert page.locator("#before .facts").inner_text().count("invented") == 1  # a sample's objects are known
+    assert (
+        page.locator("#before .facts").inner_text().count("invented") == 1
+    )  # a sample's objects are known
     assert page.locator("#where img.heat").count() == 0
     word = page.locator("#before button.w").nth(1)
     word.click()
@@ -155,7 +164,9 @@ def test_another_method_and_a_slider_change_the_text(page: Any, photos: list[Pat
     page.fill("#vhr-strength input[type=number]", "1")
     page.press("#vhr-strength input[type=number]", "Tab")
     before, after = describe(page)
-    assert before == after and (not same or same.startswith(before[:20]))  # at 1 VHR changes nothing
+    assert before == after and (
+        not same or same.startswith(before[:20])
+    )  # at 1 VHR changes nothing
     page.fill("#vhr-strength input[type=number]", "9")
     page.press("#vhr-strength input[type=number]", "Tab")
     assert describe(page)[1] != before
@@ -183,7 +194,9 @@ def test_all_methods_are_compared_side_by_side(page: Any) -> None:
     page.click("button[role=tab]:has-text('All methods')")
     longest(page, 8)
     page.click("#compare")
-    page.wait_for_function("n => document.querySelectorAll('#cards .facts').length == n", arg=len(METHODS) + 1)
+    page.wait_for_function(
+        "n => document.querySelectorAll('#cards .facts').length == n", arg=len(METHODS) + 1
+    )
     assert page.locator("#cards .card h3").all_inner_texts() == ["none", *METHODS]
     page.screenshot(path=ARTEFACTS / "all-methods.png", full_page=True)
     page.click("button[role=tab]:has-text('Before and after')")
@@ -200,7 +213,9 @@ def test_stop_stops(page: Any, server: tuple[str, int], photos: list[Path]) -> N
     assert describe(page)[0]  # the page goes on
 
 
-def test_closing_the_page_leaves_no_work(browser: Any, server: tuple[str, int], photos: list[Path]) -> None:
+def test_closing_the_page_leaves_no_work(
+    browser: Any, server: tuple[str, int], photos: list[Path]
+) -> None:
     page = opened(browser, server)
     upload(page, photos[0])
     longest(page, 256)
@@ -210,7 +225,9 @@ def test_closing_the_page_leaves_no_work(browser: Any, server: tuple[str, int], 
     assert comes_to_rest(server[1])
 
 
-def test_two_visitors_get_their_own_texts(browser: Any, page: Any, server: tuple[str, int], photos: list[Path]) -> None:
+def test_two_visitors_get_their_own_texts(
+    browser: Any, page: Any, server: tuple[str, int], photos: list[Path]
+) -> None:
     other = opened(browser, server, viewport={"width": 390, "height": 844}, color_scheme="dark")
     upload(page, photos[1])
     upload(other, photos[0])
@@ -225,7 +242,9 @@ def test_two_visitors_get_their_own_texts(browser: Any, page: Any, server: tuple
     assert theirs[0] != alone[0]
     other.locator("#after button.w").nth(1).click()
     other.wait_for_selector("#where img.heat")
-    assert other.evaluate("document.documentElement.scrollWidth") <= 390  # nothing runs over the side of a phone
+    assert (
+        other.evaluate("document.documentElement.scrollWidth") <= 390
+    )  # nothing runs over the side of a phone
     other.screenshot(path=ARTEFACTS / "phone-dark.png", full_page=True)
     other.close()
 
@@ -246,9 +265,14 @@ def bad(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_files_that_are_no_photo_are_named_and_the_page_goes_on(page: Any, bad: Path, photos: list[Path]) -> None:
+def test_files_that_are_no_photo_are_named_and_the_page_goes_on(
+    page: Any, bad: Path, photos: list[Path]
+) -> None:
     longest(page, 8)
-    for name, message in (("text.jpg", "cannot be read as an image"), ("huge.jpg", "8200 × 8000 pixels")):
+    for name, message in (
+        ("text.jpg", "cannot be read as an image"),
+        ("huge.jpg", "8200 × 8000 pixels"),
+    ):
         upload(page, bad / name)
         page.wait_for_selector(f"#status .error:has-text('{message}')")
         press(page, "#describe", f"#status .error:has-text('{message}')")
@@ -264,7 +288,9 @@ def test_files_that_are_no_photo_are_named_and_the_page_goes_on(page: Any, bad: 
     assert (width, height) == (40, 80)  # upright
 
 
-def test_bad_prompts_and_models_are_named_and_the_page_goes_on(page: Any, photos: list[Path]) -> None:
+def test_bad_prompts_and_models_are_named_and_the_page_goes_on(
+    page: Any, photos: list[Path]
+) -> None:
     upload(page, photos[1])
     longest(page, 8)
     for field, value, message in (
@@ -277,7 +303,9 @@ def test_bad_prompts_and_models_are_named_and_the_page_goes_on(page: Any, photos
         box.fill(value)
         page.click("#describe")
         page.wait_for_selector(
-            f"#status .error:has-text('{message}')".replace("the prompt", "he prompt").replace("cannot", "annot")
+            f"#status .error:has-text('{message}')".replace("the prompt", "he prompt").replace(
+                "cannot", "annot"
+            )
         )
         box.fill(kept)
     assert describe(page)[0]

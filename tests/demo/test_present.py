@@ -15,15 +15,17 @@ from lvlm_demo.engine import Asked, Engine, Told, invented_in, objects_of, open_
 from PIL import Image
 
 import lvlm_fix as lf
-from lvlm_fix import cli
-from lvlm_fix.grounding import Grounding, words_of
 from lvlm_fix.models import DESCRIBE
+from lvlm_fix.tools import cli
+from lvlm_fix.tools.grounding import Grounding, words_of
 
 TEXT = "A <cat> & 2 dogs."
 
 
 def grounding() -> Grounding:
-    """Five tokens, a word each; 2 layers, 3 heads, 2 × 3 patches. The image moves head 1 of layer 1 most."""
+    """Five tokens, a word each; 2 layers, 3 heads, 2 × 3 patches. The image moves head 1 of layer 1
+    most.
+    """
     vhd = torch.ones(5, 2, 3)
     vhd[:, 1, 1] = 4.0
     looks = torch.full((5, 2, 3, 6), 0.01)
@@ -38,7 +40,9 @@ def test_levels_are_quarters_by_rank() -> None:
 
 
 def test_a_text_is_escaped_shaded_and_struck() -> None:
-    shown = present.telling(Told(TEXT, 1.25, "pai: <note>", frozenset({1}), grounding()), 1, "log_probability")
+    shown = present.telling(
+        Told(TEXT, 1.25, "pai: <note>", frozenset({1}), grounding()), 1, "log_probability"
+    )
     assert "<cat>" not in shown and "&amp;" in shown and "pai: &lt;note&gt;" in shown
     assert shown.count("data-pick") == 5 and 'data-pick="word:1:4"' in shown
     assert '<s title="not in the photo">cat</s>' in shown and shown.count("<s ") == 1
@@ -53,32 +57,46 @@ def test_a_text_is_escaped_shaded_and_struck() -> None:
 def test_the_heat_map_names_the_word_and_rings_sinks() -> None:
     found, photo = grounding(), Image.new("RGB", (90, 60))
     assert present.chosen_heads(found) == [(1, 1)]
-    assert present.sinks(found) == [(1, 1)] and present.sinks(found, 6.0) == []  # 5.5 times the mean
+    assert (
+        present.sinks(found) == [(1, 1)] and present.sinks(found, 6.0) == []
+    )  # 5.5 times the mean
     shown = present.looked(photo, found, 1)
     assert "<b>“cat”</b>" in shown and shown.count("<circle") == 1
     assert "1 heads" in shown and "55% of the attention" in shown
     assert 'x="50.0%" y="75.0%"' in shown  # the middle of the brightest patch
     assert "head 2 of layer 0" in present.looked(photo, found, 1, (0, 2))
     heads = present.head_map(found, 1, (0, 2))
-    assert heads.count("data-pick") == 6 and heads.count("ringed") == 1 and heads.count(" picked") == 1
+    assert (
+        heads.count("data-pick") == 6 and heads.count("ringed") == 1 and heads.count(" picked") == 1
+    )
     assert heads.index("layer 1, head 0") < heads.index("layer 0, head 0")  # layers upwards
 
 
 def test_a_message_is_escaped_and_errors_are_alerts() -> None:
-    assert 'role="alert"' in present.status("no <model>", error=True) and "&lt;model&gt;" in present.status("<model>")
+    assert 'role="alert"' in present.status(
+        "no <model>", error=True
+    ) and "&lt;model&gt;" in present.status("<model>")
 
 
 @pytest.mark.parametrize("kind", lf.METHODS.values())
 def test_every_declared_range_makes_a_slider(kind: Any) -> None:
     for field in kind.__dataclass_fields__.values():
-        if field.metadata and isinstance(field.default, int | float) and not isinstance(field.default, bool):
-            low, high, step = present.slider_range(field.default, field.metadata["low"], field.metadata["high"])
+        if (
+            field.metadata
+            and isinstance(field.default, int | float)
+            and not isinstance(field.default, bool)
+        ):
+            low, high, step = present.slider_range(
+                field.default, field.metadata["low"], field.metadata["high"]
+            )
             assert low <= field.default <= high and 0 < step <= high - low
             assert low >= field.metadata["low"] and high <= field.metadata["high"]
             kind(**{field.name: type(field.default)(low)})
             if present.settable(kind, field.name, high):
                 kind(**{field.name: type(field.default)(high)})
-    assert present.settable(lf.VHR, "strength", 10) and not present.settable(lf.VHR, "top", 10)  # needs a table
+    assert present.settable(lf.VHR, "strength", 10) and not present.settable(
+        lf.VHR, "top", 10
+    )  # needs a table
 
 
 def test_objects_of_samples_are_known_by_their_bytes(photos: list[Path], tmp_path: Path) -> None:
@@ -165,7 +183,9 @@ def test_a_request_is_checked_before_anything_is_loaded(photos: list[Path]) -> N
     assert engine.running == 0
 
 
-def test_a_method_that_the_model_cannot_serve_says_so_and_the_others_go_on(photos: list[Path]) -> None:
+def test_a_method_that_the_model_cannot_serve_says_so_and_the_others_go_on(
+    photos: list[Path],
+) -> None:
     asked = Asked(photos[0], DESCRIBE, tokens=3)
     clash = (lf.VAR(threshold=2.0), lf.VAR(threshold=3.0))
     *_, done = Engine().one_by_one(asked, [(), clash, ()], threading.Event())
@@ -174,7 +194,9 @@ def test_a_method_that_the_model_cannot_serve_says_so_and_the_others_go_on(photo
     assert "different sink thresholds" in present.compared(["none", "clash", "none"], done, False)
 
 
-def test_the_picture_is_drawn(photos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_picture_is_drawn(
+    photos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = tmp_path / "picture.png"
     words = f"lvlm-fix demo picture {photos[1]} --method vhr --max-new-tokens 20 --out {out}"
     monkeypatch.setattr(sys, "argv", words.split())
@@ -183,7 +205,10 @@ def test_the_picture_is_drawn(photos: list[Path], tmp_path: Path, monkeypatch: p
     assert not stop.value.code
     with Image.open(out) as drawn:
         assert drawn.size == (1200, 420)
-    told = [("Before", Told("A cat and a dog.", 1, "", frozenset({4}))), ("After", Told("A cat.", 1, "", frozenset()))]
+    told = [
+        ("Before", Told("A cat and a dog.", 1, "", frozenset({4}))),
+        ("After", Told("A cat.", 1, "", frozenset())),
+    ]
     figure = present.before_after(Image.new("RGB", (30, 20)), told)
     assert len(figure.artists) == 1  # one word is struck through
     assert {"1 invented", "nothing invented"} <= {text.get_text() for text in figure.texts}

@@ -35,7 +35,12 @@ def test_repetition_is_the_share_of_unique_trigrams() -> None:
 
 def test_nothing_named_is_undefined_and_never_zero() -> None:
     found = score(judge({2: "a nice day"}, TRUTH))
-    assert (found["chair_s"], found["chair_i"], found["recall"], found["precision"]) == (0, None, 0, None)
+    assert (found["chair_s"], found["chair_i"], found["recall"], found["precision"]) == (
+        0,
+        None,
+        0,
+        None,
+    )
     assert found["ci"]["chair_i"] == [None, None]
 
 
@@ -52,9 +57,13 @@ def test_cut() -> None:
 
 @pytest.mark.parametrize("name", ["guided", "paint"])
 def test_the_printed_figures(shared: Path, name: str) -> None:
-    document = json.loads((shared / f"oracles/chair/llava-1.5-7b.{name}.per_image.json").read_text())
+    document = json.loads(
+        (shared / f"oracles/chair/llava-1.5-7b.{name}.per_image.json").read_text()
+    )
     truth = {item["image_id"]: frozenset(item["mscoco_gt_words"]) for item in document["sentences"]}
-    found = score(judge({item["image_id"]: item["caption"] for item in document["sentences"]}, truth))
+    found = score(
+        judge({item["image_id"]: item["caption"] for item in document["sentences"]}, truth)
+    )
     printed = document["overall_metrics"]
     for ours, theirs in (
         ("chair_s", "CHAIRs"),

@@ -36,7 +36,14 @@ def test_score_chair_reads_lines_lists_and_the_published_document(tmp_path: Path
         found = call("score", "chair", "--captions", path, "--truth", truth, "--json")
         assert (found["n"], found["chair_s"], found["chair_i"]) == (2, 0.5, 0.5)
         call("score", "chair", "--captions", path, "--truth", truth)
-    for text in ("", "[]", json.dumps(records[0]) + "\n{", json.dumps([records[0]] * 2), '[{"image_id": 1}]', "[1]"):
+    for text in (
+        "",
+        "[]",
+        json.dumps(records[0]) + "\n{",
+        json.dumps([records[0]] * 2),
+        '[{"image_id": 1}]',
+        "[1]",
+    ):
         path.write_text(text)
         with pytest.raises(DataError):
             call("score", "chair", "--captions", path, "--truth", truth, "--json")
@@ -47,14 +54,23 @@ def test_questions_and_score_pope(tmp_path: Path) -> None:
     truth.write_text('{"1": ["dog"], "2": ["cat", "person"]}')
     call("questions", "--truth", truth, "--split", "random", "--out", asked)
     lines = [json.loads(line) for line in asked.read_text().splitlines()]
-    given.write_text("".join(json.dumps({"question_id": q["question_id"], "text": q["label"]}) + "\n" for q in lines))
+    given.write_text(
+        "".join(
+            json.dumps({"question_id": q["question_id"], "text": q["label"]}) + "\n" for q in lines
+        )
+    )
     found = call("score", "pope", "--questions", asked, "--answers", given, "--json")
     assert (found["n"], found["accuracy"], found["ci"]["accuracy"]) == (6, 1.0, [1.0, 1.0])
     with given.open("a") as file:
         file.write('{"question_id": 77, "text": "yes"}\n')
     with pytest.raises(DataError, match="77"):
         call("score", "pope", "--questions", asked, "--answers", given)
-    assert call("score", "pope", "--questions", asked, "--answers", given, "--skip-unknown", "--json")["n"] == 6
+    assert (
+        call("score", "pope", "--questions", asked, "--answers", given, "--skip-unknown", "--json")[
+            "n"
+        ]
+        == 6
+    )
 
 
 def test_compare_and_report(tmp_path: Path) -> None:
@@ -62,15 +78,20 @@ def test_compare_and_report(tmp_path: Path) -> None:
     run(plan(), answering(), out)
     found = call("compare", out, "--json")
     assert found["methods"]["none"]["chair_i"] == 0.5
-    assert set(found["differences"]["vhr:strength=1.5"]["chair_i"]) == {"difference", "ci", "p", "p_holm"}
+    assert set(found["differences"]["vhr:strength=1.5"]["chair_i"]) == {
+        "difference",
+        "ci",
+        "p",
+        "p_holm",
+    }
     assert found["length_matched"]["vhr:strength=1.5"]["length"]["difference"] == 0
     call("compare", out)
     call("report", out, "--out", page)
     text = page.read_text()
     assert text.count("<mark>") == 2 * 10
-    assert "http://" not in text.replace("http://www.w3.org", "").replace("http://purl.org", "").replace(
-        "http://creativecommons.org", ""
-    )
+    assert "http://" not in text.replace("http://www.w3.org", "").replace(
+        "http://purl.org", ""
+    ).replace("http://creativecommons.org", "")
     assert "<svg" in text
     with pytest.raises(SettingError):
         call("compare", out, "--dialect", "loose")
@@ -80,7 +101,9 @@ def test_longer_texts_are_compared_at_equal_length(tmp_path: Path) -> None:
     run(plan(), answering(), tmp_path)
     path = tmp_path / "vhr-strength-1.5.jsonl"
     records = [json.loads(line) for line in (tmp_path / "none.jsonl").read_text().splitlines()]
-    path.write_text("".join(json.dumps(r | {"caption": r["caption"] + " and a sofa"}) + "\n" for r in records))
+    path.write_text(
+        "".join(json.dumps(r | {"caption": r["caption"] + " and a sofa"}) + "\n" for r in records)
+    )
     found = compare(load(tmp_path))
     assert found["differences"]["vhr:strength=1.5"]["chair_i"]["difference"] > 0
     assert found["length_matched"]["vhr:strength=1.5"]["chair_i"]["difference"] == 0
@@ -106,22 +129,41 @@ def test_vhr_is_placed_among_the_draws_of_random_heads() -> None:
 
 def test_the_control_is_one_row_of_the_table_and_part_of_the_page(tmp_path: Path) -> None:
     specs = ["none", "vhr", "random-heads:seed=0", "random-heads:seed=1"]
-    question = {"image": "000000000001.jpg", "question": "Is there a dog?", "label": "yes", "image_id": 1}
-    questions = {"a": [question | {"question_id": 1}], "b": [question | {"question_id": 1, "label": "no"}]}
+    question = {
+        "image": "000000000001.jpg",
+        "question": "Is there a dog?",
+        "label": "yes",
+        "image_id": 1,
+    }
+    questions = {
+        "a": [question | {"question_id": 1}],
+        "b": [question | {"question_id": 1, "label": "no"}],
+    }
     run(plan(specs), answering(), tmp_path / "chair")
     run(plan(specs, task="pope", samples=questions), answering(), tmp_path / "pope")
     result = CliRunner().invoke(app, ["table", str(tmp_path / "chair"), str(tmp_path / "pope")])
     lines = result.stdout.splitlines()
-    assert lines[0].startswith("| method | CHAIR_S | CHAIR_I | recall | length | repetition | POPE F1 | yes |")
-    assert [line.split("|")[1].strip() for line in lines[2:5]] == ["`none`", "`vhr`", "`random-heads`, 2 draws"]
+    assert lines[0].startswith(
+        "| method | CHAIR_S | CHAIR_I | recall | length | repetition | POPE F1 | yes |"
+    )
+    assert [line.split("|")[1].strip() for line in lines[2:5]] == [
+        "`none`",
+        "`vhr`",
+        "`random-heads`, 2 draws",
+    ]
     assert "50.0 to 50.0" in lines[4]
-    assert "`vhr` against 2 draws of random heads, CHAIR_I: 0 draws higher, 0 lower" in result.stdout
+    assert (
+        "`vhr` against 2 draws of random heads, CHAIR_I: 0 draws higher, 0 lower" in result.stdout
+    )
     for name in ("chair", "pope"):
         assert "Among 2 draws" in render(load(tmp_path / name))
         found = call("compare", tmp_path / name, "--json")
         assert list(found["differences"]) == ["vhr"]  # the draws are a distribution, not hypotheses
         call("compare", tmp_path / name)
-    assert (found["methods"]["vhr"]["tp"], found["methods"]["vhr"]["fp"]) == (1, 1)  # of both splits
+    assert (found["methods"]["vhr"]["tp"], found["methods"]["vhr"]["fp"]) == (
+        1,
+        1,
+    )  # of both splits
     with pytest.raises(DataError, match="one run of chair"):
         call("table", tmp_path / "chair", tmp_path / "chair")
 
@@ -136,17 +178,32 @@ def test_a_comparison_needs_the_unmodified_model(tmp_path: Path) -> None:
 def photos(tmp_path: Path) -> Path:
     (tmp_path / "data" / "images").mkdir(parents=True)
     for key in (1, 2, 3):
-        Image.new("RGB", (40, 30), (80 * key, 90, 20)).save(tmp_path / "data" / "images" / f"{key:012d}.jpg")
-    (tmp_path / "data" / "objects.json").write_text('{"1": ["dog"], "2": ["cat", "person"], "3": ["bus"]}')
+        Image.new("RGB", (40, 30), (80 * key, 90, 20)).save(
+            tmp_path / "data" / "images" / f"{key:012d}.jpg"
+        )
+    (tmp_path / "data" / "objects.json").write_text(
+        '{"1": ["dog"], "2": ["cat", "person"], "3": ["bus"]}'
+    )
     return tmp_path / "data"
 
 
 def test_captions_of_the_embedded_model_from_photos_to_page(photos: Path, tmp_path: Path) -> None:
-    common = ["--data", photos, "--truth", photos / "objects.json", "--out", tmp_path / "run", "--batch-size", 2]
+    common = [
+        "--data",
+        photos,
+        "--truth",
+        photos / "objects.json",
+        "--out",
+        tmp_path / "run",
+        "--batch-size",
+        2,
+    ]
     methods = ["--method", "none", "--method", "vhr:strength=1.5"]
     call("run", "chair", *common, *methods, "--max-new-tokens", 6, "--json")
     assert len(load(tmp_path / "run").captions["none"]) == 3
-    assert "data:image/jpeg" in render(load(tmp_path / "run")) or not changed_most(load(tmp_path / "run"))
+    assert "data:image/jpeg" in render(load(tmp_path / "run")) or not changed_most(
+        load(tmp_path / "run")
+    )
     with pytest.raises(DataError, match="max_new_tokens"):
         call("run", "chair", *common, *methods, "--max-new-tokens", 7)
     with pytest.raises(SettingError, match="not run"):
@@ -162,4 +219,13 @@ def test_answers_of_the_embedded_model(photos: Path, tmp_path: Path) -> None:
     (photos / "images" / "000000000001.jpg").unlink()
     (photos / "ids.json").write_text("[1, 2]")
     with pytest.raises(DataError, match="photos are missing"):
-        call("run", "pope", *common[:-1], tmp_path / "b", "--method", "none", "--ids", photos / "ids.json")
+        call(
+            "run",
+            "pope",
+            *common[:-1],
+            tmp_path / "b",
+            "--method",
+            "none",
+            "--ids",
+            photos / "ids.json",
+        )

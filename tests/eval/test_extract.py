@@ -70,7 +70,9 @@ def test_the_strict_rule_by_hand(caption: str) -> None:
 
 def test_a_mention_says_where_it_stands() -> None:
     caption = "A hot dog, then two dogs."
-    found = [(" ".join(caption.split()[m.first : m.last + 1]), m.word, m.node) for m in mentions(caption)]
+    found = [
+        (" ".join(caption.split()[m.first : m.last + 1]), m.word, m.node) for m in mentions(caption)
+    ]
     assert found == [("hot dog,", "hot dog", "hot dog"), ("dogs.", "dog", "dog")]
 
 
@@ -86,20 +88,30 @@ def test_the_vocabulary_is_the_published_one(shared: Path) -> None:
 
 @pytest.mark.parametrize("name", ["guided", "paint"])
 def test_the_same_nodes_as_the_published_scorer_in_500_of_500(shared: Path, name: str) -> None:
-    document = json.loads((shared / f"oracles/chair/llava-1.5-7b.{name}.per_image.json").read_text())
+    document = json.loads(
+        (shared / f"oracles/chair/llava-1.5-7b.{name}.per_image.json").read_text()
+    )
     differing = [
-        item["image_id"] for item in document["sentences"] if nodes(item["caption"]) != item["mscoco_generated_words"]
+        item["image_id"]
+        for item in document["sentences"]
+        if nodes(item["caption"]) != item["mscoco_generated_words"]
     ]
     assert len(document["sentences"]) == 500
     assert differing == []
 
 
 def test_on_captions_never_looked_at_the_truth_holds_what_they_name(shared: Path) -> None:
-    """The truth holds every node that the published pipeline finds in a photo's own reference captions."""
+    """The truth holds every node that the published pipeline finds in a photo's own reference
+    captions.
+    """
     captions = json.loads((shared / "coco/captions_val2017.json").read_text())["annotations"]
     assert len(captions) > 23_000
     named = [
-        (item["image_id"], mention, " ".join(item["caption"].split()[mention.first : mention.last + 1]))
+        (
+            item["image_id"],
+            mention,
+            " ".join(item["caption"].split()[mention.first : mention.last + 1]),
+        )
         for item in captions
         for mention in mentions(item["caption"])
     ]
@@ -107,9 +119,12 @@ def test_on_captions_never_looked_at_the_truth_holds_what_they_name(shared: Path
     for dialect in ("nltk", "pattern"):
         truth = read_truth(shared / f"coco/objects_trainval2014.{dialect}.json")
         wrong[dialect] = [
-            form.lower().strip(".,") for image_id, mention, form in named if mention.node not in truth[image_id]
+            form.lower().strip(".,")
+            for image_id, mention, form in named
+            if mention.node not in truth[image_id]
         ]
-    # all that is left in 23,513 captions: the tagger's slips ("a stove a door" is a verb, ", potted plant,")
+    # all that is left in 23,513 captions: the tagger's slips ("a stove a door" is a verb, ", potted
+    # plant,")
     assert sorted(wrong["nltk"]) == ["potted plant", "seating", "stove"]
     # `pattern` has no verbs and makes "bu" of "bus", so its truth lacks what only such a form names
     nouns = {word for word in wrong["pattern"] if not word.endswith(("ed", "ing"))}
@@ -124,7 +139,9 @@ SUFFIXES = {
 }
 
 
-@pytest.mark.skipif(not WORDNET.is_dir(), reason="needs WordNet 3.0 in /usr/share/wordnet (Debian: wordnet-base)")
+@pytest.mark.skipif(
+    not WORDNET.is_dir(), reason="needs WordNet 3.0 in /usr/share/wordnet (Debian: wordnet-base)"
+)
 def test_the_lemmas_are_those_of_wordnet_over_the_whole_vocabulary() -> None:
     def lemma(form: str, kind: str) -> str:
         forms = exceptions[kind].get(form) or [
@@ -135,15 +152,40 @@ def test_the_lemmas_are_those_of_wordnet_over_the_whole_vocabulary() -> None:
         return min([word for word in (form, *forms) if word in known[kind]], key=len, default=form)
 
     def lines(name: str) -> list[list[str]]:
-        return [line.split() for line in (WORDNET / name).read_text().splitlines() if not line.startswith(" ")]
+        return [
+            line.split()
+            for line in (WORDNET / name).read_text().splitlines()
+            if not line.startswith(" ")
+        ]
 
     known = {kind: {line[0] for line in lines(f"index.{kind}")} for kind in SUFFIXES}
     exceptions = {kind: {form: words for form, *words in lines(f"{kind}.exc")} for kind in SUFFIXES}
-    words = {word for word in SYNONYMS if " " not in word} | {part for pair in PAIRS for part in pair.split()}
+    words = {word for word in SYNONYMS if " " not in word} | {
+        part for pair in PAIRS for part in pair.split()
+    }
     table = _lemmas("published")
-    wrong = {form: found for form, found in table.items() if found not in (lemma(form, "noun"), lemma(form, "verb"))}
-    assert {form for form in wrong if form in words} <= {"sports"}  # a ball of sport is a ball either way
-    assert set(wrong) - words <= {"childrens", "glases", "sportses", "sportss", "hots", "iPhones", "potteds", "guied"}
+    wrong = {
+        form: found
+        for form, found in table.items()
+        if found not in (lemma(form, "noun"), lemma(form, "verb"))
+    }
+    assert {form for form in wrong if form in words} <= {
+        "sports"
+    }  # a ball of sport is a ball either way
+    assert set(wrong) - words <= {
+        "childrens",
+        "glases",
+        "sportses",
+        "sportss",
+        "hots",
+        "iPhones",
+        "potteds",
+        "guied",
+    }
     forms = {word + ending for word in words for ending in ("s", "es")} | exceptions["noun"].keys()
-    missed = {form for form in forms if lemma(form, "noun") in words and table.get(form) != lemma(form, "noun")}
+    missed = {
+        form
+        for form in forms
+        if lemma(form, "noun") in words and table.get(form) != lemma(form, "noun")
+    }
     assert missed <= {"sports"}

@@ -11,9 +11,9 @@ import pytest
 import torch
 from lvlm_eval.grounding import Mentions, auroc, average_precision, mentions_of, score
 
-from lvlm_fix import cli
 from lvlm_fix.errors import DataError
-from lvlm_fix.grounding import Grounding, words_of
+from lvlm_fix.tools import cli
+from lvlm_fix.tools.grounding import Grounding, words_of
 
 INVENTED = np.array([1.0, 0.0, 1.0, 0.0, 0.0])
 VALUES = np.array([0.1, 0.2, 0.3, 0.3, 0.9])
@@ -24,7 +24,8 @@ def test_auroc_counts_pairs_and_half_of_ties() -> None:
     # 6 pairs: 0.1 is below all three; 0.3 is below 0.9, ties with 0.3, and is above 0.2
     assert auroc(INVENTED, VALUES, ONCE) == pytest.approx((3 + 1.5) / 6)
     assert auroc(INVENTED, -VALUES, ONCE) == pytest.approx(1 - 4.5 / 6)
-    # the third word drawn twice, the second not at all: pairs (1 + 2) × 2, of which 2 + 2 × (1 + 0.5)
+    # the third word drawn twice, the second not at all: pairs (1 + 2) × 2, of which 2 + 2 × (1 +
+    # 0.5)
     assert auroc(INVENTED, VALUES, np.array([1.0, 0, 2, 1, 1])) == pytest.approx(5 / 6)
     assert np.isnan(auroc(np.ones(5), VALUES, ONCE)) and np.isnan(auroc(np.zeros(5), VALUES, ONCE))
 

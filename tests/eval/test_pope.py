@@ -103,13 +103,25 @@ def test_generated_questions_are_true_balanced_and_seeded(tmp_path: Path) -> Non
         path = tmp_path / f"{split}.jsonl"
         path.write_text("".join(dumps(record) + "\n" for record in records))
         for question in pope.read_questions(path).values():
-            name = question.text.removeprefix("Is there a").removeprefix("n").removesuffix(" in the image?").strip()
+            name = (
+                question.text.removeprefix("Is there a")
+                .removeprefix("n")
+                .removesuffix(" in the image?")
+                .strip()
+            )
             assert (name in truth[question.image_id]) == (question.label == "yes")
     popular = [r["text"] for r in pope.generate(truth, [1], "popular") if r["label"] == "no"]
-    assert popular == ["Is there a person in the image?", "Is there a bus in the image?"]  # both in two photos
-    adversarial = [r["text"] for r in pope.generate(truth, [1], "adversarial") if r["label"] == "no"]
+    assert popular == [
+        "Is there a person in the image?",
+        "Is there a bus in the image?",
+    ]  # both in two photos
+    adversarial = [
+        r["text"] for r in pope.generate(truth, [1], "adversarial") if r["label"] == "no"
+    ]
     assert adversarial[0] == "Is there a person in the image?"  # with the dog of photo 2
-    assert pope.generate(truth, truth, "random", seed=1) != pope.generate(truth, truth, "random", seed=2)
+    assert pope.generate(truth, truth, "random", seed=1) != pope.generate(
+        truth, truth, "random", seed=2
+    )
     with pytest.raises(DataError, match="no photo has objects"):
         pope.generate(truth, [4], "random")
     with pytest.raises(SettingError, match="split"):
@@ -123,7 +135,9 @@ def test_generated_questions_are_true_balanced_and_seeded(tmp_path: Path) -> Non
         ("coco_pope_random.2910.json", "random", (1104, 29, 1285, 294)),
     ],
 )
-def test_the_printed_confusion_counts(shared: Path, questions: str, answers: str, counts: tuple[int, ...]) -> None:
+def test_the_printed_confusion_counts(
+    shared: Path, questions: str, answers: str, counts: tuple[int, ...]
+) -> None:
     folder = shared / "oracles/pope"
     given = pope.read_answers(folder / f"llava-v1.5-7b.{answers}.answers.jsonl")
     found = pope.score(pope.columns(pope.read_questions(folder / questions), given))
@@ -131,7 +145,10 @@ def test_the_printed_confusion_counts(shared: Path, questions: str, answers: str
 
 
 def test_every_question_file_is_read(shared: Path) -> None:
-    found = {path.name: len(pope.read_questions(path)) for path in (shared / "oracles/pope").glob("coco_*.json")}
+    found = {
+        path.name: len(pope.read_questions(path))
+        for path in (shared / "oracles/pope").glob("coco_*.json")
+    }
     assert found["coco_pope_random.json"] == 3000
     assert found["coco_repope_random.json"] == 2774
     assert len(found) == 7

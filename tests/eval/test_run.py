@@ -34,14 +34,28 @@ def test_a_run_holds_every_sample_once_and_in_order(whole: Path) -> None:
     loaded = load(whole)
     assert list(loaded.captions["none"]) == list(TRUTH)
     assert loaded.methods == ["none", "vhr:strength=1.5"]
-    assert {"command", "settings", "seed", "versions", "commit", "model_revision", "image_ids"} <= set(loaded.record)
+    assert {
+        "command",
+        "settings",
+        "seed",
+        "versions",
+        "commit",
+        "model_revision",
+        "image_ids",
+    } <= set(loaded.record)
     assert sorted(path.name for path in whole.iterdir()) == sorted([*FILES, "run.json"])
 
 
-@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")  # the child only sleeps and writes
-def test_killed_ten_times_and_resumed_it_is_the_same_to_the_byte(whole: Path, tmp_path: Path) -> None:
+@pytest.mark.filterwarnings(
+    "ignore:.*multi-threaded.*:DeprecationWarning"
+)  # the child only sleeps and writes
+def test_killed_ten_times_and_resumed_it_is_the_same_to_the_byte(
+    whole: Path, tmp_path: Path
+) -> None:
     out, draw, kills = tmp_path / "run", random.Random(0), 0
-    fork = multiprocessing.get_context("fork")  # a fresh interpreter would spend seconds on imports, ten times
+    fork = multiprocessing.get_context(
+        "fork"
+    )  # a fresh interpreter would spend seconds on imports, ten times
     while kills < 10:
         process = fork.Process(target=run, args=(plan(), answering(0.2), out))
         process.start()
@@ -69,7 +83,9 @@ def test_only_what_is_missing_is_asked_again(whole: Path, tmp_path: Path) -> Non
     parts.mkdir(parents=True)
     lines = (whole / "none.jsonl").read_bytes().splitlines(keepends=True)
     lines = [line.replace(b"{", b'{"split": "", ', 1) for line in lines]
-    (parts / "none.0.jsonl").write_bytes(b"".join(lines[:6]) + lines[6][:9])  # a batch and a half, torn
+    (parts / "none.0.jsonl").write_bytes(
+        b"".join(lines[:6]) + lines[6][:9]
+    )  # a batch and a half, torn
     calls: list[list[str]] = []
     run(plan(), answering(calls=calls), out)
     assert contents(out) == contents(whole)
@@ -144,10 +160,18 @@ def test_a_plan_that_cannot_be_done_is_refused() -> None:
         plan(samples={"": [{"image_id": 99}]})
 
 
-def test_a_question_of_several_splits_is_asked_once_and_photos_stay_together(tmp_path: Path) -> None:
+def test_a_question_of_several_splits_is_asked_once_and_photos_stay_together(
+    tmp_path: Path,
+) -> None:
     def question(number: int, photo: int, name: str) -> dict[str, object]:
         image = f"{photo:012d}.jpg"
-        return {"question_id": number, "image_id": photo, "image": image, "question": f"{name}?", "label": "yes"}
+        return {
+            "question_id": number,
+            "image_id": photo,
+            "image": image,
+            "question": f"{name}?",
+            "label": "yes",
+        }
 
     first = [question(1, 1, "dog"), question(2, 1, "cat"), question(3, 2, "dog")]
     second = [question(1, 2, "dog"), question(2, 1, "cat"), question(3, 1, "bus")]
@@ -155,9 +179,17 @@ def test_a_question_of_several_splits_is_asked_once_and_photos_stay_together(tmp
     asked = plan(["none", "var"], task="pope", samples={"a": first, "b": second}, batch_size=3)
     run(asked, answering(calls=calls), tmp_path / "run")
     names = [f"{photo:012d}" for photo in (1, 1, 1, 2)]
-    assert calls == [[method, *part] for part in (names[:3], names[3:]) for method in ("none", "var")]
+    assert calls == [
+        [method, *part] for part in (names[:3], names[3:]) for method in ("none", "var")
+    ]
     answers = load(tmp_path / "run").answers
     assert [answers["a"]["var"][n][-4:] for n in (1, 2, 3)] == ["dog?", "cat?", "dog?"]
     assert [answers["b"]["var"][n][-4:] for n in (1, 2, 3)] == ["dog?", "cat?", "bus?"]
-    assert (tmp_path / "run" / "var.b.jsonl").read_text().startswith('{"question_id": 1, "image_id": 2, "text"')
-    assert [len(batch) for batch in plan(task="pope", samples={"a": first}, batch_size=1).batches()] == [1, 1, 1]
+    assert (
+        (tmp_path / "run" / "var.b.jsonl")
+        .read_text()
+        .startswith('{"question_id": 1, "image_id": 2, "text"')
+    )
+    assert [
+        len(batch) for batch in plan(task="pope", samples={"a": first}, batch_size=1).batches()
+    ] == [1, 1, 1]

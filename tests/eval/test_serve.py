@@ -10,18 +10,29 @@ from lvlm_eval.serve import expand, methods_of, seen_once, serving
 
 import lvlm_fix as lf
 from lvlm_fix import SettingError
-from lvlm_fix.families.miniature import miniature
+from lvlm_fix.tools.miniature import miniature
 
 
-@pytest.mark.parametrize("name", ["llava", "llava_next", "llava_onevision", "qwen2_vl", "qwen2_5_vl", "internvl"])
+@pytest.mark.parametrize(
+    "name", ["llava", "llava_next", "llava_onevision", "qwen2_vl", "qwen2_5_vl", "internvl"]
+)
 def test_pixels_are_seen_once_and_the_texts_are_the_same_to_the_bit(name: str) -> None:
     model, inputs = miniature(name)
-    options = {"max_new_tokens": 3, "do_sample": False, "output_scores": True, "return_dict_in_generate": True}
-    expected = [torch.stack(model.generate(**inputs, **options, num_beams=n).scores) for n in (1, 2)]
+    options = {
+        "max_new_tokens": 3,
+        "do_sample": False,
+        "output_scores": True,
+        "return_dict_in_generate": True,
+    }
+    expected = [
+        torch.stack(model.generate(**inputs, **options, num_beams=n).scores) for n in (1, 2)
+    ]
     calls = counted(model)
     with seen_once(model):
         for beams, scores in zip((1, 2, 1), [*expected, expected[0]], strict=True):
-            assert torch.equal(torch.stack(model.generate(**inputs, **options, num_beams=beams).scores), scores)
+            assert torch.equal(
+                torch.stack(model.generate(**inputs, **options, num_beams=beams).scores), scores
+            )
         assert calls == [2]
         other = inputs | {"pixel_values": inputs["pixel_values"] + 1}
         model.generate(**other, **options)
@@ -32,11 +43,18 @@ def test_pixels_are_seen_once_and_the_texts_are_the_same_to_the_bit(name: str) -
 def test_a_photo_in_several_rows_is_seen_once() -> None:
     model, inputs = miniature("llava", samples=3)
     inputs["pixel_values"] = inputs["pixel_values"][[1, 0, 1]]
-    options = {"max_new_tokens": 3, "do_sample": False, "output_scores": True, "return_dict_in_generate": True}
+    options = {
+        "max_new_tokens": 3,
+        "do_sample": False,
+        "output_scores": True,
+        "return_dict_in_generate": True,
+    }
     expected = torch.stack(model.generate(**inputs, **options).scores)
     calls = counted(model)
     with seen_once(model):
-        assert torch.allclose(torch.stack(model.generate(**inputs, **options).scores), expected, atol=1e-5)
+        assert torch.allclose(
+            torch.stack(model.generate(**inputs, **options).scores), expected, atol=1e-5
+        )
     assert calls == [2]
 
 
@@ -74,7 +92,9 @@ def test_a_run_gives_what_each_method_gives_alone(tiny, photos: list[Path], tmp_
         found = [texts(spec) for spec in specs]
     opened = [lf.open_image(path) for path in photos[:2]]
     for spec, got in zip(specs, found, strict=True):
-        with lf.fix(tiny[0], methods[spec] or lf.VHR(strength=1)):  # a neutral setting changes nothing
+        with lf.fix(
+            tiny[0], methods[spec] or lf.VHR(strength=1)
+        ):  # a neutral setting changes nothing
             assert got == lf.answer(*tiny, opened, ["Describe."] * 2, max_new_tokens=4)
     assert len({tuple(texts) for texts in found}) > 1
 

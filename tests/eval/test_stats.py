@@ -32,11 +32,14 @@ def test_paired_equals_a_literal_loop() -> None:
     ours, base = sample(29, 1), sample(29, 2)
     found = paired(ours, base, share, draws=150, seed=3)["share"]
     drawn = [
-        ours[picked, 0].sum() / ours[picked, 1].sum() - base[picked, 0].sum() / base[picked, 1].sum()
+        ours[picked, 0].sum() / ours[picked, 1].sum()
+        - base[picked, 0].sum() / base[picked, 1].sum()
         for picked in np.random.default_rng(3).integers(0, 29, size=(150, 29))
     ]
     below, above = sum(d <= 0 for d in drawn), sum(d >= 0 for d in drawn)
-    assert found.difference == pytest.approx(ours[:, 0].sum() / ours[:, 1].sum() - base[:, 0].sum() / base[:, 1].sum())
+    assert found.difference == pytest.approx(
+        ours[:, 0].sum() / ours[:, 1].sum() - base[:, 0].sum() / base[:, 1].sum()
+    )
     assert (found.low, found.high) == pytest.approx(tuple(np.quantile(drawn, [0.025, 0.975])))
     assert found.p == pytest.approx(min(1, 2 * (min(below, above) + 1) / 151))
 
@@ -55,7 +58,9 @@ def test_the_interval_covers_the_truth_about_95_times_in_100() -> None:
 
 
 def test_holm_by_hand() -> None:
-    assert holm({"a": 0.04, "b": 0.01, "c": 0.03}) == pytest.approx({"a": 0.06, "b": 0.03, "c": 0.06})
+    assert holm({"a": 0.04, "b": 0.01, "c": 0.03}) == pytest.approx(
+        {"a": 0.06, "b": 0.03, "c": 0.06}
+    )
     assert holm({"a": 0.9, "b": 0.8}) == {"a": 1.0, "b": 1.0}
     assert holm({}) == {}
 

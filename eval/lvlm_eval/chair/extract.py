@@ -1,8 +1,9 @@
 """Caption -> the COCO nodes it names, in order of mention.
 
-The published scorer tokenises (NLTK Treebank), tags, lemmatises with WordNet and looks the lemmas up. Only some hundred
-surface forms can end in the vocabulary, so their lemmas are tabulated once; what the tagger would have decided is
-decided from the neighbouring words, for the few forms where it matters (`_verbal`).
+The published scorer tokenises (NLTK Treebank), tags, lemmatises with WordNet and looks the lemmas
+up. Only some hundred surface forms can end in the vocabulary, so their lemmas are tabulated once;
+what the tagger would have decided is decided from the neighbouring words, for the few forms where
+it matters (`_verbal`).
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from lvlm_eval.chair.vocabulary import ABSENT, IRREGULAR, PAIRS, SYNONYMS, VERBS
 __all__ = ["Dialect", "Mention", "mentions", "nodes"]
 
 Dialect = Literal["published", "strict"]
-"""`published` counts as the authors' scorer does; `strict` counts every plural and no verb form ("tied", "skiing")."""
+"""`published` counts as the authors' scorer does; `strict` counts every plural and no verb form
+("tied", "skiing").
+"""
 
 _SPLIT = re.compile(r"([«»“”‘’„`;@#$%&?!*\[\](){}<>\"]|--|\.{2,}|[:,](?!\d)|,$)")
 _ENDING = re.compile(r"^(.+?)('s|'m|'d|'ll|'re|'ve|n't|')$")
@@ -25,18 +28,50 @@ _BE = frozenset(["is", "are", "was", "were", "be", "been", "being"])
 _ARTICLES = frozenset(["a", "an", "the"])
 _DETERMINERS = _ARTICLES | frozenset(["his", "her", "its", "their", "my", "your", "our"])
 _PREPOSITIONS = frozenset(  # and "some": what stands behind is a noun
-    ["some", "for", "of", "from", "in", "with", "like", "as", "at", "about", "during", "or", "than", "by"]
+    [
+        "some",
+        "for",
+        "of",
+        "from",
+        "in",
+        "with",
+        "like",
+        "as",
+        "at",
+        "about",
+        "during",
+        "or",
+        "than",
+        "by",
+    ]
 )
 _COLOURS = frozenset(
-    ["black", "white", "red", "blue", "green", "yellow", "orange", "brown", "grey", "gray", "pink", "purple"]
+    [
+        "black",
+        "white",
+        "red",
+        "blue",
+        "green",
+        "yellow",
+        "orange",
+        "brown",
+        "grey",
+        "gray",
+        "pink",
+        "purple",
+    ]
 )
-_NOUNS_IN_ING = frozenset(["bedding", "training", "shipping", "boating", "batting", "bowling", "grooming", "booking"])
+_NOUNS_IN_ING = frozenset(
+    ["bedding", "training", "shipping", "boating", "batting", "bowling", "grooming", "booking"]
+)
 _IRREGULAR_VERBS = {"born": "bear", "borne": "bear", "sank": "sink", "sunk": "sink", "lit": "light"}
 _NUMBERS = frozenset(["two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"])
 
 
 class Mention(NamedTuple):
-    """One object word of a caption: the matched word, its node, and where it stands among `caption.split()`."""
+    """One object word of a caption: the matched word, its node, and where it stands among
+    `caption.split()`.
+    """
 
     word: str
     node: str
@@ -138,7 +173,9 @@ def _verb_forms(word: str) -> tuple[str, str]:
 
 
 _PAST = frozenset(_verb_forms(word)[0] for word in VERBS)
-_DOUBTFUL = _PAST.union(*(_verb_forms(word)[1:] for word in VERBS), {"kites", "potted", "stove", "umbrellas"})
+_DOUBTFUL = _PAST.union(
+    *(_verb_forms(word)[1:] for word in VERBS), {"kites", "potted", "stove", "umbrellas"}
+)
 
 
 def _lemma_in_context(tokens: list[str], i: int, lemma: str) -> str:
@@ -161,13 +198,17 @@ def _lemma_in_context(tokens: list[str], i: int, lemma: str) -> str:
 
 
 def _verbal(form: str, before: str, after: str, later: str) -> bool:
-    """Whether a form in -ing is tagged as a verb ("is skiing"), not as a noun ("the thrill of skiing")."""
+    """Whether a form in -ing is tagged as a verb ("is skiing"), not as a noun ("the thrill of
+    skiing").
+    """
     if before in _BE or after in _DETERMINERS:  # "is skiing", "in the midst of tying her shoes"
         return True
     if form == "seating":  # "seating options", "a seating area for", "providing seating for the"
         if before == "providing" and later == "the":
             return True
-        return after.endswith("s") or (after.isalpha() and after not in _PREPOSITIONS and later in _PREPOSITIONS)
+        return after.endswith("s") or (
+            after.isalpha() and after not in _PREPOSITIONS and later in _PREPOSITIONS
+        )
     if form in _NOUNS_IN_ING or before in _PREPOSITIONS or before in _COLOURS or "-" in before:
         return False
     if before in _ARTICLES or before.endswith("ing"):

@@ -1,7 +1,8 @@
-"""CHAIR of captions against the objects that are in the pictures: a judgement per caption, then the figures.
+"""CHAIR of captions against the objects that are in the pictures: a judgement per caption, then the
+figures.
 
-Source: Rohrbach et al., "Object Hallucination in Image Captioning" (2018). CHAIR_I counts mentions; recall, precision
-and F1 count unique nodes, as in the authors' later scorer.
+Source: Rohrbach et al., "Object Hallucination in Image Captioning" (2018). CHAIR_I counts mentions;
+recall, precision and F1 count unique nodes, as in the authors' later scorer.
 """
 
 from __future__ import annotations
@@ -57,9 +58,13 @@ def judge(
 
 
 def labelled(judgement: Judgement) -> dict[str, object]:
-    """A caption with its grounded and its invented object words, as they stand in it, ready for JSON."""
+    """A caption with its grounded and its invented object words, as they stand in it, ready for
+    JSON.
+    """
     written = judgement.caption.split()
-    named = [(" ".join(written[m.first : m.last + 1]).strip(punctuation), m) for m in judgement.mentions]
+    named = [
+        (" ".join(written[m.first : m.last + 1]).strip(punctuation), m) for m in judgement.mentions
+    ]
     return {
         "image": judgement.image_id,
         "text": judgement.caption,
@@ -69,7 +74,9 @@ def labelled(judgement: Judgement) -> dict[str, object]:
 
 
 def score(judgements: list[Judgement], seed: int = 0) -> dict[str, object]:
-    """The figures (shares as fractions, length in words) with n and 95 % intervals; None where undefined."""
+    """The figures (shares as fractions, length in words) with n and 95 % intervals; None where
+    undefined.
+    """
     values, intervals = bootstrap(columns(judgements), figures, seed=seed)
     plain: dict[str, object] = {name: none_if_nan(value) for name, value in values.items()}
     ci = {name: [none_if_nan(end) for end in ends] for name, ends in intervals.items()}
@@ -113,4 +120,14 @@ def _row(judgement: Judgement) -> tuple[float, ...]:
     trigrams = list(zip(words, words[1:], words[2:], strict=False))
     fresh = len(set(trigrams)) / len(trigrams) if trigrams else 1.0
     hit = len(named & judgement.truth)
-    return 1, invented > 0, invented, len(judgement.mentions), hit, len(named), len(judgement.truth), len(words), fresh
+    return (
+        1,
+        invented > 0,
+        invented,
+        len(judgement.mentions),
+        hit,
+        len(named),
+        len(judgement.truth),
+        len(words),
+        fresh,
+    )

@@ -1,8 +1,10 @@
-"""The words that name one of the 80 COCO categories, and what the published lemma rule does to them.
+"""The words that name one of the 80 COCO categories, and what the published lemma rule does to
+them.
 
-Source: Rohrbach et al., "Object Hallucination in Image Captioning" (2018); synonyms after Lu et al. (2018).
-Words are separated by commas; the category itself always counts. The published list has a few slips (a leading space,
-"knive", "phon", "iPhone" though captions are lower-cased); they are kept, because the published figures rest on them.
+Source: Rohrbach et al., "Object Hallucination in Image Captioning" (2018); synonyms after Lu et al.
+(2018). Words are separated by commas; the category itself always counts. The published list has a
+few slips (a leading space, "knive", "phon", "iPhone" though captions are lower-cased); they are
+kept, because the published figures rest on them.
 """
 
 from __future__ import annotations
@@ -51,7 +53,9 @@ _CATEGORIES: dict[str, str] = {
         "labrador,doggie,doberman,mutt,doggy,spaniel,bulldog,sheepdog,weimaraner,corgi,cocker,greyhound,"
         "retriever,brindle,hound,whippet,husky"
     ),
-    "horse": ("colt,pony,racehorse,stallion,equine,mare,foal,palomino,mustang,clydesdale,bronc,bronco"),
+    "horse": (
+        "colt,pony,racehorse,stallion,equine,mare,foal,palomino,mustang,clydesdale,bronc,bronco"
+    ),
     "sheep": "lamb,ram,goat,ewe",
     "cow": "cattle,oxen,ox,calf,holstein,heifer,buffalo,bull,zebu,bison",
     "elephant": "",
@@ -125,7 +129,9 @@ _CATEGORIES: dict[str, str] = {
 }
 
 SYNONYMS: dict[str, str] = {
-    word: node for node, words in _CATEGORIES.items() for word in (node, *filter(None, words.split(",")))
+    word: node
+    for node, words in _CATEGORIES.items()
+    for word in (node, *filter(None, words.split(",")))
 }
 """Every word or pair of words of the metric, and the category (node) it names."""
 
@@ -201,7 +207,9 @@ ABSENT: frozenset[str] = frozenset(
         "vase",
     ]
 )
-"""Words whose plural the published rule misses: WordNet lacks it, or prefers a shorter lemma ("vases" -> "vas")."""
+"""Words whose plural the published rule misses: WordNet lacks it, or prefers a shorter lemma
+("vases" -> "vas").
+"""
 
 VERBS: frozenset[str] = frozenset(
     [

@@ -1,8 +1,10 @@
-"""What one head does to the words of a finished text: how their log-probability changes when a method acts on it alone.
+"""What one head does to the words of a finished text: how their log-probability changes when a
+method acts on it alone.
 
-Zeroing a head is AD-HH's attribution (ICLR 2025); calibrating it is ACT's head filter (arXiv 2406.15765).
-Measured by one pass over prompt and text per head, so a table costs layers × heads passes a text. A word's
-log-probability is the sum over its tokens; a text's value is the mean over its words (ours).
+Zeroing a head is AD-HH's attribution (ICLR 2025); calibrating it is ACT's head filter (arXiv
+2406.15765). Measured by one pass over prompt and text per head, so a table costs layers × heads
+passes a text. A word's log-probability is the sum over its tokens; a text's value is the mean over
+its words (ours).
 """
 
 from __future__ import annotations
@@ -24,13 +26,13 @@ from transformers import PreTrainedModel, ProcessorMixin
 from lvlm_fix.apply import fix
 from lvlm_fix.errors import DataError, InputError
 from lvlm_fix.families import family_of
-from lvlm_fix.grounding import lengths_of
 from lvlm_fix.heads.picks import PicksHeads
 from lvlm_fix.heads.table import HeadTable
 from lvlm_fix.method import Seen
 from lvlm_fix.methods.act import ACT
 from lvlm_fix.methods.vhr import reinforced
 from lvlm_fix.models import open_image, prepare
+from lvlm_fix.tools.grounding import lengths_of
 
 __all__ = ["EFFECTS", "KnockOut", "Labelled", "continued", "head_effects", "read_labelled"]
 
@@ -38,8 +40,14 @@ __all__ = ["EFFECTS", "KnockOut", "Labelled", "continued", "head_effects", "read
 def continued(inputs: Mapping[str, Any], ids: Int[Tensor, "batch tokens"]) -> dict[str, Any]:
     """The inputs of prompts with more text behind them."""
     more = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    kinds = {name: torch.zeros_like(ids) for name in ("token_type_ids", "mm_token_type_ids") if name in inputs}
-    return dict(inputs) | {name: torch.cat((inputs[name], part), dim=1) for name, part in (more | kinds).items()}
+    kinds = {
+        name: torch.zeros_like(ids)
+        for name in ("token_type_ids", "mm_token_type_ids")
+        if name in inputs
+    }
+    return dict(inputs) | {
+        name: torch.cat((inputs[name], part), dim=1) for name, part in (more | kinds).items()
+    }
 
 
 @dataclass(frozen=True)
@@ -88,7 +96,8 @@ EFFECTS: dict[str, Effect] = {
 
 
 def read_labelled(path: Path, images: Path) -> Iterable[Labelled]:
-    """Texts from JSON lines `{"image": file name or COCO id, "text", "grounded": [words], "invented": [words]}`.
+    """Texts from JSON lines `{"image": file name or COCO id, "text", "grounded": [words],
+    "invented": [words]}`.
 
     Raises `DataError` naming the line that cannot be used.
     """
@@ -99,7 +108,9 @@ def read_labelled(path: Path, images: Path) -> Iterable[Labelled]:
             grounded, invented = (tuple(map(str, row[key])) for key in ("grounded", "invented"))
             photo, text = photos[row["image"]], str(row["text"])
         except (ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{path}, line {number}: no text with a photo and its words ({error!r})") from None
+            raise DataError(
+                f"{path}, line {number}: no text with a photo and its words ({error!r})"
+            ) from None
         yield Labelled(open_image(photo), text, grounded, invented)
 
 
@@ -117,9 +128,14 @@ def _number(stem: str) -> int | None:
 
 @torch.no_grad()
 def head_effects(
-    model: PreTrainedModel, processor: ProcessorMixin, labelled: Iterable[Labelled], effect: Effect, prompt: str
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
+    labelled: Iterable[Labelled],
+    effect: Effect,
+    prompt: str,
 ) -> Float[np.ndarray, "texts layers heads"]:
-    """The score of every head for every text that has the words it needs; NaN in layers the method does not act in.
+    """The score of every head for every text that has the words it needs; NaN in layers the method
+    does not act in.
 
     Raises `InputError` where no text has such words.
     """
@@ -138,10 +154,14 @@ def head_effects(
             for head in range(heads):
                 with fix(model, effect.method(_one_hot((layers, heads), (layer, head)))):
                     changed = _means(model, inputs, groups)
-                found[layer, head] = sum(w * (c - p) for w, c, p in zip(weights, changed, plain, strict=True) if w)
+                found[layer, head] = sum(
+                    w * (c - p) for w, c, p in zip(weights, changed, plain, strict=True) if w
+                )
         scores.append(found)
     if not scores:
-        raise InputError("no text has the words whose probability is asked for: give captions with such words")
+        raise InputError(
+            "no text has the words whose probability is asked for: give captions with such words"
+        )
     return np.stack(scores)
 
 
@@ -155,10 +175,14 @@ def _one_hot(shape: tuple[int, int], head: tuple[int, int]) -> HeadTable:
 def _spans(
     processor: ProcessorMixin, inputs: Mapping[str, Any], one: Labelled
 ) -> tuple[dict[str, Any], tuple[list[range], list[range]]]:
-    """The inputs with the text behind the prompt, and the positions of the grounded and of the invented words."""
+    """The inputs with the text behind the prompt, and the positions of the grounded and of the
+    invented words.
+    """
     tokenizer: Any = processor.tokenizer  # type: ignore[attr-defined]: every processor of these models has one
     prompt = inputs["input_ids"]
-    ids = torch.tensor([tokenizer(one.text, add_special_tokens=False)["input_ids"]], device=prompt.device)
+    ids = torch.tensor(
+        [tokenizer(one.text, add_special_tokens=False)["input_ids"]], device=prompt.device
+    )
     ends = lengths_of(tokenizer, ids[0].tolist())
     text = tokenizer.decode(ids[0]).strip()
     groups = tuple(
@@ -179,14 +203,19 @@ def _tokens(ends: Sequence[int], start: int, end: int) -> tuple[int, int]:
     return first, next(i for i, stop in enumerate(ends) if stop >= end) + 1
 
 
-def _means(model: PreTrainedModel, inputs: Mapping[str, Any], groups: Sequence[Sequence[range]]) -> list[float]:
+def _means(
+    model: PreTrainedModel, inputs: Mapping[str, Any], groups: Sequence[Sequence[range]]
+) -> list[float]:
     """The mean log-probability of the words of each group; NaN for none."""
     logits = model(**inputs, use_cache=False).logits[0]
     ids = inputs["input_ids"][0]
     return [
         float(
             np.mean(
-                [sum(float(logits[i - 1].float().log_softmax(-1)[ids[i]]) for i in positions) for positions in group]
+                [
+                    sum(float(logits[i - 1].float().log_softmax(-1)[ids[i]]) for i in positions)
+                    for positions in group
+                ]
             )
         )
         if group

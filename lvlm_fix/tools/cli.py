@@ -1,4 +1,6 @@
-"""The command line, `lvlm-fix`. With `--json`, standard output holds one JSON document and nothing else."""
+"""The command line, `lvlm-fix`. With `--json`, standard output holds one JSON document and nothing
+else.
+"""
 
 from __future__ import annotations
 
@@ -23,19 +25,25 @@ from lvlm_fix.models import DESCRIBE
 
 __all__ = ["app", "main", "settings_of"]
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__
+)
 heads = typer.Typer(no_args_is_help=True, help="Score attention heads, and look at the scores.")
 app.add_typer(heads, name="heads")
 out, err = Console(), Console(stderr=True)
 
 PHOTOS = (".jpg", ".jpeg", ".png", ".webp")
-Model = Annotated[str, typer.Option(help='a hub name, a folder, or "tiny", the embedded small test model')]
+Model = Annotated[
+    str, typer.Option(help='a hub name, a folder, or "tiny", the embedded small test model')
+]
 AsJson = Annotated[bool, typer.Option("--json", help="print one JSON document on standard output")]
 
 
 def main() -> None:
     """Run the command line; an expected error is one line on standard error and exit code 2."""
-    for command in entry_points(group="lvlm_fix.commands"):  # rooms above the library bring their own
+    for command in entry_points(
+        group="lvlm_fix.commands"
+    ):  # rooms above the library bring their own
         app.add_typer(command.load(), name=command.name)
     try:
         app()
@@ -62,7 +70,9 @@ def caption(
     images: Annotated[list[Path], typer.Argument(help="photos", metavar="IMAGE...")],
     model: Model = "tiny",
     method: Annotated[str, typer.Option(help="methods joined by +, in order")] = "var+vhr",
-    set_: Annotated[list[str] | None, typer.Option("--set", help="method.setting=value, may be repeated")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="method.setting=value, may be repeated")
+    ] = None,
     prompt: Annotated[str, typer.Option(help="what to ask")] = DESCRIBE,
     max_new_tokens: Annotated[int, typer.Option(help="longest text, tokens")] = 128,
     grounding: Annotated[
@@ -72,8 +82,8 @@ def caption(
 ) -> None:
     """Describe photos twice: with the unmodified model, and with methods acting."""
     import lvlm_fix as lf
-    from lvlm_fix.grounding import ground
     from lvlm_fix.models import answer_ids
+    from lvlm_fix.tools.grounding import ground
 
     methods = lf.parse_methods(method, settings_of(set_ or []))
     if max_new_tokens < 1:
@@ -95,7 +105,9 @@ def caption(
         outputs = []
         for name, acting in (("none", ()), (method, methods)):
             start = time.perf_counter()
-            ask = partial(answer_ids, loaded, processor, [image], [prompt], max_new_tokens=max_new_tokens)
+            ask = partial(
+                answer_ids, loaded, processor, [image], [prompt], max_new_tokens=max_new_tokens
+            )
             if not acting:
                 (ids,), acted = ask(), None
             else:
@@ -120,7 +132,9 @@ def caption(
 
 
 def show_pair(path: Path, outputs: list[dict[str, Any]]) -> None:
-    """The two texts side by side; words of one that the other lacks are underlined, weakly grounded ones get a "?"."""
+    """The two texts side by side; words of one that the other lacks are underlined, weakly grounded
+    ones get a "?".
+    """
     table = Table(title=str(path), expand=True)
     for output in outputs:
         table.add_column(f"{output['method']}  ({output['seconds']:.2f} s)", ratio=1)
@@ -134,7 +148,9 @@ def show_pair(path: Path, outputs: list[dict[str, Any]]) -> None:
 
 
 def questioned(output: dict[str, Any]) -> str:
-    """The text of an output; its weakly grounded words carry a question mark where grounding was measured."""
+    """The text of an output; its weakly grounded words carry a question mark where grounding was
+    measured.
+    """
     text = output["text"]
     for word in reversed(output.get("grounding", {}).get("words", [])):
         if word["weak"]:
@@ -148,7 +164,9 @@ def marked(text: str, other: str) -> Text:
 
     words, others = text.split(), other.split()
     shown = Text()
-    for kind, start, end, _, _ in SequenceMatcher(None, words, others, autojunk=False).get_opcodes():
+    for kind, start, end, _, _ in SequenceMatcher(
+        None, words, others, autojunk=False
+    ).get_opcodes():
         for word in words[start:end]:
             shown.append(word, style="" if kind == "equal" else "bold underline").append(" ")
     return shown
@@ -161,7 +179,8 @@ def methods(as_json: AsJson = False) -> None:
 
     kinds = dict(METHODS)  # those of other packages are loaded here
     rows: list[dict[str, Any]] = [
-        {"name": name, "paper": kind.paper, "edits": list(kind.edits())} for name, kind in kinds.items()
+        {"name": name, "paper": kind.paper, "edits": list(kind.edits())}
+        for name, kind in kinds.items()
     ]
     rows.insert(0, {"name": "none", "paper": "", "edits": []})
     if as_json:
@@ -177,7 +196,7 @@ def methods(as_json: AsJson = False) -> None:
 @app.command()
 def families(as_json: AsJson = False) -> None:
     """List the model families and what was found, on tiny random models, to work with them."""
-    from lvlm_fix.families.probed import read_probed
+    from lvlm_fix.tools.probing import read_probed
 
     rows = read_probed()
     if as_json:
@@ -192,29 +211,43 @@ def families(as_json: AsJson = False) -> None:
 @app.command()
 def bench(
     model: Annotated[
-        str, typer.Option(help='llava-1.5-7b, llava-1.5-7b-scaled, qwen2.5-vl-7b, "tiny", a hub name or a folder')
+        str,
+        typer.Option(
+            help='llava-1.5-7b, llava-1.5-7b-scaled, qwen2.5-vl-7b, "tiny", a hub name or a folder'
+        ),
     ] = "llava-1.5-7b-scaled",
-    method: Annotated[list[str] | None, typer.Option(help='may be repeated: "var+vhr", "literal:vhr"')] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="method.setting=value, may be repeated")] = None,
+    method: Annotated[
+        list[str] | None, typer.Option(help='may be repeated: "var+vhr", "literal:vhr"')
+    ] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="method.setting=value, may be repeated")
+    ] = None,
     batch: Annotated[str, typer.Option(help="batch sizes, as 1,4,16")] = "1",
     tokens: Annotated[int, typer.Option(help="decoded behind the first one")] = 24,
-    repeats: Annotated[int, typer.Option(help="rounds at batch 1; half as many, at least 2, at others")] = 2,
+    repeats: Annotated[
+        int, typer.Option(help="rounds at batch 1; half as many, at least 2, at others")
+    ] = 2,
     image_tokens: Annotated[
-        str | None, typer.Option(help="a table of extra memory over lengths instead, as 576,1152,2880")
+        str | None,
+        typer.Option(help="a table of extra memory over lengths instead, as 576,1152,2880"),
     ] = None,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16")] = "float32",
     device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
-    compile_: Annotated[bool, typer.Option("--compile", help="static cache and a compiled decoding step")] = False,
+    compile_: Annotated[
+        bool, typer.Option("--compile", help="static cache and a compiled decoding step")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """What methods cost: time and memory as ratios to the unmodified model, interleaved in the same run."""
+    """What methods cost: time and memory as ratios to the unmodified model, interleaved in the same
+    run.
+    """
     from dataclasses import asdict
 
     import torch
     from rich.progress import Progress
 
     from lvlm_fix import bench as benching
-    from lvlm_fix.geometries import subject
+    from lvlm_fix.tools.geometries import subject
 
     kinds = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
     if dtype not in kinds:
@@ -255,7 +288,12 @@ def bench(
     if counts:
         head = ("image tokens", "method", "extra MiB", "unmodified MiB")
         cells = [
-            (str(row["image_tokens"]), row["method"], f"{row['extra_mib']:.1f}", f"{row['unmodified_mib']:.0f}")
+            (
+                str(row["image_tokens"]),
+                row["method"],
+                f"{row['extra_mib']:.1f}",
+                f"{row['unmodified_mib']:.0f}",
+            )
             for row in rows
         ]
     else:
@@ -308,16 +346,28 @@ def _spread(ratio: tuple[float, float, float]) -> str:
 @app.command()
 def export(
     model: Annotated[str, typer.Argument(help='a hub name, a folder, or "tiny"')],
-    folder: Annotated[Path | None, typer.Argument(help="the new checkpoint", metavar="OUT", show_default=False)] = None,
-    table: Annotated[Path | None, typer.Option("--heads", help="a table made by `heads score`")] = None,
+    folder: Annotated[
+        Path | None, typer.Argument(help="the new checkpoint", metavar="OUT", show_default=False)
+    ] = None,
+    table: Annotated[
+        Path | None, typer.Option("--heads", help="a table made by `heads score`")
+    ] = None,
     strength: Annotated[float, typer.Option(help="factor on the chosen heads' outputs")] = 1.5,
-    layers: Annotated[str | None, typer.Option(help="layers to act in, as 1,4,5; default: VHR's")] = None,
-    count: Annotated[int, typer.Option(help="how many heads; 0: those above their layer's median")] = 0,
+    layers: Annotated[
+        str | None, typer.Option(help="layers to act in, as 1,4,5; default: VHR's")
+    ] = None,
+    count: Annotated[
+        int, typer.Option(help="how many heads; 0: those above their layer's median")
+    ] = 0,
     revision: Annotated[str | None, typer.Option(help="commit of the model")] = None,
-    check: Annotated[Path | None, typer.Option(help="compare this export with MODEL, and write nothing")] = None,
+    check: Annotated[
+        Path | None, typer.Option(help="compare this export with MODEL, and write nothing")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Fold a static gain of chosen heads into a plain checkpoint; with --check, prove that one equals MODEL fixed."""
+    """Fold a static gain of chosen heads into a plain checkpoint; with --check, prove that one
+    equals MODEL fixed.
+    """
     from lvlm_fix import export as exporting
     from lvlm_fix.methods import VHR
 
@@ -340,7 +390,10 @@ def export(
     if as_json:
         return emit({"out": str(folder)} | record)
     chosen = sum(map(len, record["heads"].values()))
-    print(f"{chosen} heads in {len(record['heads'])} layers times {strength:g} -> {folder}", file=sys.stderr)
+    print(
+        f"{chosen} heads in {len(record['heads'])} layers times {strength:g} -> {folder}",
+        file=sys.stderr,
+    )
 
 
 @heads.command("score")
@@ -357,20 +410,26 @@ def heads_score(
     ] = "vhd",
     words: Annotated[
         Path | None,
-        typer.Option(help='for scores over words: JSON lines with "image", "text", "grounded", "invented"'),
+        typer.Option(
+            help='for scores over words: JSON lines with "image", "text", "grounded", "invented"'
+        ),
     ] = None,
     prompt: Annotated[str, typer.Option(help="what to ask")] = DESCRIBE,
     limit: Annotated[int | None, typer.Option(help="only the first photos by name")] = None,
 ) -> None:
-    """Score every head on a folder of photos, or on labelled texts about them; save mean, deviation and n."""
+    """Score every head on a folder of photos, or on labelled texts about them; save mean, deviation
+    and n.
+    """
     import lvlm_fix as lf
-    from lvlm_fix.heads.effects import EFFECTS, read_labelled
-    from lvlm_fix.heads.score import score_words
+    from lvlm_fix.tools.effects import EFFECTS, read_labelled
+    from lvlm_fix.tools.scoring import score_words
 
     if not images.is_dir():
         raise DataError(f"--images takes a folder of photos, got {str(images)!r}")
     if (metric in EFFECTS) != (words is not None):
-        raise SettingError(f"--words goes with the scores over words ({', '.join(EFFECTS)}), got --metric {metric}")
+        raise SettingError(
+            f"--words goes with the scores over words ({', '.join(EFFECTS)}), got --metric {metric}"
+        )
     if words is not None:
         labelled = list(islice(read_labelled(words, images), limit))
         loaded, processor = lf.load(model)
@@ -398,10 +457,18 @@ def heads_show(
     from lvlm_fix.heads.table import HeadTable
 
     scores = HeadTable.load(table)
-    out.print(f"{scores.metric} of {scores.model}, n = {scores.n} images, prompt {scores.prompt!r}", markup=False)
+    out.print(
+        f"{scores.metric} of {scores.model}, n = {scores.n} images, prompt {scores.prompt!r}",
+        markup=False,
+    )
     shown = Table("layer", "head", "mean", "deviation")
     for layer, head in scores.top(top):
-        shown.add_row(str(layer), str(head), f"{scores.mean[layer, head]:.4g}", f"{scores.deviation[layer, head]:.4g}")
+        shown.add_row(
+            str(layer),
+            str(head),
+            f"{scores.mean[layer, head]:.4g}",
+            f"{scores.deviation[layer, head]:.4g}",
+        )
     out.print(shown)
     if png is not None:
         scores.draw(png)
@@ -412,17 +479,25 @@ def heads_show(
 def heads_compare(
     one: Annotated[Path, typer.Argument(help="a table made by `heads score`", metavar="A.json")],
     other: Annotated[Path, typer.Argument(help="another of the same model", metavar="B.json")],
-    top: Annotated[int, typer.Option(help="how many of the highest heads to look for in both")] = 10,
+    top: Annotated[
+        int, typer.Option(help="how many of the highest heads to look for in both")
+    ] = 10,
     as_json: AsJson = False,
 ) -> None:
-    """Compare two head tables: rank correlation over all heads, and the highest heads that both share."""
+    """Compare two head tables: rank correlation over all heads, and the highest heads that both
+    share.
+    """
     from lvlm_fix.heads.table import HeadTable, compare
 
     tables = [HeadTable.load(one), HeadTable.load(other)]
     found = compare(*tables, top=top)
     if as_json:
         return emit({"tables": [str(table) for table in tables]} | found)
-    rank = "undefined: one table has one value only" if found["spearman"] is None else f"{found['spearman']:.3f}"
+    rank = (
+        "undefined: one table has one value only"
+        if found["spearman"] is None
+        else f"{found['spearman']:.3f}"
+    )
     out.print(f"{tables[0]} against {tables[1]}", markup=False)
     out.print(f"Spearman's rank correlation over {found['heads']} heads: {rank}")
     shared = ", ".join(f"{layer}.{head}" for layer, head in found["shared"])

@@ -1,11 +1,14 @@
-"""What methods cost: time and memory as ratios to the unmodified model, interleaved in the same run.
+"""What methods cost: time and memory as ratios to the unmodified model, interleaved in the same
+run.
 
-Interleaved token by token: every method serves on a twin of the model (the same weights), and they take turns in one
-thread, one token each. What disturbs the machine for longer than a token so meets all of them.
+Interleaved token by token: every method serves on a twin of the model (the same weights), and they
+take turns in one thread, one token each. What disturbs the machine for longer than a token so meets
+all of them.
 
-Rivals run beside: `literal:NAME` is the same method as research code does it (eager attention, the full map of every
-row), `vcd` decodes in two branches, `mitigv:pai` is that package's, where it is installed and the model has a
-processor, and `checkpoint:FOLDER` is another checkpoint given the same prompt, such as an exported one.
+Rivals run beside: `literal:NAME` is the same method as research code does it (eager attention, the
+full map of every row), `vcd` decodes in two branches, `mitigv:pai` is that package's, where it is
+installed and the model has a processor, and `checkpoint:FOLDER` is another checkpoint given the
+same prompt, such as an exported one.
 """
 
 from __future__ import annotations
@@ -30,17 +33,18 @@ from transformers import CompileConfig, PreTrainedModel, StoppingCriteria, Stopp
 from lvlm_fix.apply import Fix
 from lvlm_fix.errors import ModelError, SettingError
 from lvlm_fix.families import family_of
-from lvlm_fix.geometries import QUESTIONS, TOKENS, Subject
 from lvlm_fix.method import Method, Seen
 from lvlm_fix.methods import parse_methods
 from lvlm_fix.models import load, open_image, sample_photos
 from lvlm_fix.prompt import Prompt
+from lvlm_fix.tools.geometries import QUESTIONS, TOKENS, Subject
 
 __all__ = ["DEFAULT", "Plan", "Row", "bench", "check_name", "lengths", "machine", "steps"]
 
 DEFAULT = ("vhr", "var", "var+vhr", "pai", "literal:var+vhr", "vcd")
 LITERAL, MITIGV, CHECKPOINT = "literal:", "mitigv:", "checkpoint:"
-# the attention part alone; its refinement of the next token is a second branch, which vcd stands for
+# the attention part alone; its refinement of the next token is a second branch, which vcd stands
+# for
 ATTENTION = {"pai.contrast": "1"}
 
 Prompts = Sequence[dict[str, Any]]  # two questions
@@ -59,7 +63,11 @@ class Plan:
     compile: bool = False  # a static cache, and a compiled decoding step
 
     def __post_init__(self) -> None:
-        for name, values in (("batch", self.batches), ("tokens", (self.tokens,)), ("repeats", (self.repeats,))):
+        for name, values in (
+            ("batch", self.batches),
+            ("tokens", (self.tokens,)),
+            ("repeats", (self.repeats,)),
+        ):
             if not values or min(values) < 1:
                 raise SettingError(f"{name} must be >= 1, got {min(values, default=0)}")
 
@@ -70,7 +78,9 @@ class Plan:
 
 @dataclass(frozen=True)
 class Row:
-    """One method at one batch size. Ratios are to the unmodified model of the same round: median, quartiles."""
+    """One method at one batch size. Ratios are to the unmodified model of the same round: median,
+    quartiles.
+    """
 
     method: str
     batch: int
@@ -78,8 +88,12 @@ class Row:
     decode_seconds: float  # median, per step of the whole batch
     tokens_per_second: float  # decoded
     prefill_ratio: tuple[float, float, float]
-    again_ratio: tuple[float, float, float]  # another question: what stands in front of the image is known
-    no_image_ratio: tuple[float, float, float]  # of that, the pass without image; 0 where there is none
+    again_ratio: tuple[
+        float, float, float
+    ]  # another question: what stands in front of the image is known
+    no_image_ratio: tuple[
+        float, float, float
+    ]  # of that, the pass without image; 0 where there is none
     no_image_share: float  # text tokens of all tokens of the prompt
     decode_ratio: tuple[float, float, float]  # of a round, the median over turns of one token
     tokens_per_second_ratio: tuple[float, float, float]
@@ -123,10 +137,18 @@ class _Clock(StoppingCriteria):
 
 
 class Literal(Fix):
-    """The same edits with the full map of every row, as research code computes them; wants eager attention."""
+    """The same edits with the full map of every row, as research code computes them; wants eager
+    attention.
+    """
 
     def _edit(
-        self, plain: Callable[..., Any], module: nn.Module, layer: int, prompt: Prompt, *args: Any, **kwargs: Any
+        self,
+        plain: Callable[..., Any],
+        module: nn.Module,
+        layer: int,
+        prompt: Prompt,
+        *args: Any,
+        **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
         acting = self._at[layer]
         if not (acting.logits or acting.weights):
@@ -146,19 +168,27 @@ class Literal(Fix):
         output = (weights @ values).transpose(1, 2).contiguous()
         return self._edit_heads(seen, prompt, acting, output), weights
 
-    def _accept_rows(self, number: int, method: Method, old: Tensor, new: Tensor, prompt: Prompt, seen: Seen) -> Tensor:
+    def _accept_rows(
+        self, number: int, method: Method, old: Tensor, new: Tensor, prompt: Prompt, seen: Seen
+    ) -> Tensor:
         """A full map with an edit kept in the rows it may touch."""
         if not self._prefill:
             return self._accept(number, method, old, new, prompt, seen)
         index = prompt.text.index
-        rows = self._accept(number, method, old.index_select(2, index), new.index_select(2, index), prompt, seen)
+        rows = self._accept(
+            number, method, old.index_select(2, index), new.index_select(2, index), prompt, seen
+        )
         return old.index_copy(2, index, rows)
 
 
-def bench(subject: Subject, plan: Plan, progress: Callable[[int], None] = lambda done: None) -> list[Row]:
-    """Measure every method at every batch size, round by round, token by token in turn with the unmodified model.
+def bench(
+    subject: Subject, plan: Plan, progress: Callable[[int], None] = lambda done: None
+) -> list[Row]:
+    """Measure every method at every batch size, round by round, token by token in turn with the
+    unmodified model.
 
-    `progress` is told after each measurement how many are done (of `steps`). Raises what `fix` raises.
+    `progress` is told after each measurement how many are done (of `steps`). Raises what `fix`
+    raises.
     """
     rows, done = [], 0
     names = ("none", *plan.methods)
@@ -185,11 +215,16 @@ def steps(plan: Plan) -> int:
 
 
 def lengths(
-    subject: Subject, plan: Plan, tokens: Sequence[int], progress: Callable[[int], None] = lambda done: None
+    subject: Subject,
+    plan: Plan,
+    tokens: Sequence[int],
+    progress: Callable[[int], None] = lambda done: None,
 ) -> list[dict[str, Any]]:
-    """Memory that each method takes beyond the unmodified model, by image tokens (multiples of 576).
+    """Memory that each method takes beyond the unmodified model, by image tokens (multiples of
+    576).
 
-    `progress` is told after each measurement how many are done: at every length one per method, and one.
+    `progress` is told after each measurement how many are done: at every length one per method, and
+    one.
     """
     for count in tokens:
         if count % TOKENS or count < TOKENS:
@@ -203,7 +238,12 @@ def lengths(
             progress(done := done + 1)
         plain = peaks["none"]
         rows += [
-            {"image_tokens": count, "method": name, "extra_mib": peaks[name] - plain, "unmodified_mib": plain}
+            {
+                "image_tokens": count,
+                "method": name,
+                "extra_mib": peaks[name] - plain,
+                "unmodified_mib": plain,
+            }
             for name in plan.methods
         ]
     return rows
@@ -216,7 +256,9 @@ def machine(subject: Subject) -> dict[str, Any]:
     return {
         "name": name,
         "device": device.type,
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count(),
         "threads": torch.get_num_threads(),
         "model": subject.name,
         "random_weights": subject.processor is None,
@@ -231,7 +273,9 @@ def machine(subject: Subject) -> dict[str, Any]:
 def check_name(name: str, settings: Mapping[str, str]) -> None:
     """Raise `UnknownNameError` or `SettingError` unless this can be a row; `none` is one always."""
     if name == "none" or (name.startswith(MITIGV) and name != MITIGV + "pai"):
-        raise SettingError(f"{name!r} is not a rival; the unmodified model is measured anyway, and {MITIGV}pai may be")
+        raise SettingError(
+            f"{name!r} is not a rival; the unmodified model is measured anyway, and {MITIGV}pai may be"
+        )
     if not name.startswith((MITIGV, CHECKPOINT)):
         methods_of(name, settings)
 
@@ -240,7 +284,8 @@ def methods_of(name: str, settings: Mapping[str, str]) -> tuple[Method, ...]:
     """The methods of a row."""
     names = name.removeprefix(LITERAL).split("+")
     return parse_methods(
-        "+".join(names), {k: v for k, v in (ATTENTION | dict(settings)).items() if k.split(".")[0] in names}
+        "+".join(names),
+        {k: v for k, v in (ATTENTION | dict(settings)).items() if k.split(".")[0] in names},
     )
 
 
@@ -260,8 +305,12 @@ def _twin(model: PreTrainedModel) -> PreTrainedModel:
     return copy.deepcopy(model, {id(t): t for t in (*model.parameters(), *model.buffers())})
 
 
-def _round(served: Mapping[str, Subject], names: Sequence[str], prompts: Prompts, plan: Plan) -> dict[str, _Time]:
-    """Serve the same prompts under every name, all at once and in turns. Raises what one of them raises."""
+def _round(
+    served: Mapping[str, Subject], names: Sequence[str], prompts: Prompts, plan: Plan
+) -> dict[str, _Time]:
+    """Serve the same prompts under every name, all at once and in turns. Raises what one of them
+    raises.
+    """
     times, here = dict[str, _Time](), getcurrent()
 
     def run(name: str) -> None:
@@ -277,14 +326,20 @@ def _round(served: Mapping[str, Subject], names: Sequence[str], prompts: Prompts
     return times
 
 
-# one measurement ------------------------------------------------------------------------------------------------
+# one measurement
+# ------------------------------------------------------------------------------------------------
 
 
 @contextmanager
 def _serving(
-    subject: Subject, name: str, prompts: Prompts, plan: Plan, pause: Callable[[], object] = lambda: None
+    subject: Subject,
+    name: str,
+    prompts: Prompts,
+    plan: Plan,
+    pause: Callable[[], object] = lambda: None,
 ) -> Generator[tuple[Serve, Fix | None]]:
-    """A call that serves so many tokens of a prompt, and says the seconds each took, with the methods of a row acting.
+    """A call that serves so many tokens of a prompt, and says the seconds each took, with the
+    methods of a row acting.
 
     It pauses after every token.
     """
@@ -314,7 +369,11 @@ def _serving(
 @contextmanager
 def _eager(model: PreTrainedModel) -> Generator[None]:
     """The decoder with eager attention."""
-    key = next(key for key in model.config.sub_configs if getattr(model.config, key) is model.get_decoder().config)
+    key = next(
+        key
+        for key in model.config.sub_configs
+        if getattr(model.config, key) is model.get_decoder().config
+    )
     wrapped = model.get_decoder().config._attn_implementation
     model.set_attn_implementation({key: "eager"})
     try:
@@ -323,9 +382,15 @@ def _eager(model: PreTrainedModel) -> Generator[None]:
         model.set_attn_implementation({key: wrapped})
 
 
-def _generate(subject: Subject, inputs: dict[str, Any], plan: Plan, tokens: int, clock: _Clock) -> None:
+def _generate(
+    subject: Subject, inputs: dict[str, Any], plan: Plan, tokens: int, clock: _Clock
+) -> None:
     """So many tokens of the stock `generate`."""
-    options: dict[str, Any] = {"max_new_tokens": tokens, "min_new_tokens": tokens, "do_sample": False}
+    options: dict[str, Any] = {
+        "max_new_tokens": tokens,
+        "min_new_tokens": tokens,
+        "do_sample": False,
+    }
     if plan.compile:
         how: Any = CompileConfig(fullgraph=True)
         how.mode, how._compile_all_devices = None, True
@@ -336,7 +401,9 @@ def _generate(subject: Subject, inputs: dict[str, Any], plan: Plan, tokens: int,
 
 @contextmanager
 def _mitigv(subject: Subject, batch: int, pause: Callable[[], object]) -> Generator[Serve]:
-    """The other package's PAI, its attention part, in its own loop: a pass of the model for every token."""
+    """The other package's PAI, its attention part, in its own loop: a pass of the model for every
+    token.
+    """
     if importlib.util.find_spec("mitigv") is None or subject.processor is None:
         raise SettingError(f"{MITIGV}pai needs the package mitigv, and a model with a processor")
     mitigate = importlib.import_module("mitigv").mitigate
@@ -358,9 +425,13 @@ def _mitigv(subject: Subject, batch: int, pause: Callable[[], object]) -> Genera
             mitigator(photos, QUESTIONS[question], max_new_tokens=tokens)
         return clock.seconds
 
-    model.__dict__["language_model"] = model.get_decoder()  # where that package looks for the layers
+    model.__dict__["language_model"] = (
+        model.get_decoder()
+    )  # where that package looks for the layers
     try:
-        with mitigate("pai", config, model=model, processor=subject.processor, cleanup=False) as mitigator:
+        with mitigate(
+            "pai", config, model=model, processor=subject.processor, cleanup=False
+        ) as mitigator:
             yield serve
     finally:
         del model.__dict__["language_model"]
@@ -371,7 +442,9 @@ def _wait(model: PreTrainedModel) -> Callable[[], None]:
     return torch.cuda.synchronize if model.device.type == "cuda" else lambda: None
 
 
-def _time(subject: Subject, name: str, prompts: Prompts, plan: Plan, pause: Callable[[], object]) -> _Time:
+def _time(
+    subject: Subject, name: str, prompts: Prompts, plan: Plan, pause: Callable[[], object]
+) -> _Time:
     spent = [0.0]
     with _serving(subject, name, prompts, plan, pause) as (serve, handle):
         (first,) = serve(1, 0)
@@ -383,7 +456,9 @@ def _time(subject: Subject, name: str, prompts: Prompts, plan: Plan, pause: Call
     return _Time(first, again, spent[0], steps, acted)
 
 
-def _timed(call: Callable[..., Any], spent: list[float], wait: Callable[[], None]) -> Callable[..., Any]:
+def _timed(
+    call: Callable[..., Any], spent: list[float], wait: Callable[[], None]
+) -> Callable[..., Any]:
     def timed(*args: Any) -> Any:
         wait()
         start = time.perf_counter()
@@ -396,11 +471,16 @@ def _timed(call: Callable[..., Any], spent: list[float], wait: Callable[[], None
 
 
 def _peak(subject: Subject, name: str, prompts: Prompts, plan: Plan) -> float:
-    """Bytes of the weights and of the most that tensors took at once, over prefill and three tokens.
+    """Bytes of the weights and of the most that tensors took at once, over prefill and three
+    tokens.
 
-    On a CPU the sum of the allocator's events (scratch inside kernels is not seen), on CUDA its own high-water mark.
+    On a CPU the sum of the allocator's events (scratch inside kernels is not seen), on CUDA its own
+    high-water mark.
     """
-    weights = sum(t.numel() * t.element_size() for t in (*subject.model.parameters(), *subject.model.buffers()))
+    weights = sum(
+        t.numel() * t.element_size()
+        for t in (*subject.model.parameters(), *subject.model.buffers())
+    )
     with _serving(subject, name, prompts, plan) as (serve, _):
         if subject.model.device.type == "cuda":
             before = torch.cuda.memory_allocated()
@@ -419,15 +499,23 @@ def _peak(subject: Subject, name: str, prompts: Prompts, plan: Plan) -> float:
         level += event.nbytes()
         peak = max(peak, level)
     if not events:
-        raise ModelError("the profiler saw no allocation: this build of torch cannot measure memory on a CPU")
+        raise ModelError(
+            "the profiler saw no allocation: this build of torch cannot measure memory on a CPU"
+        )
     return float(weights + peak)
 
 
-# rows -----------------------------------------------------------------------------------------------------------
+# rows
+# -----------------------------------------------------------------------------------------------------------
 
 
 def _row(
-    name: str, batch: int, rounds: list[dict[str, _Time]], peaks: dict[str, float], share: float, plan: Plan
+    name: str,
+    batch: int,
+    rounds: list[dict[str, _Time]],
+    peaks: dict[str, float],
+    share: float,
+    plan: Plan,
 ) -> Row:
     own, plain = [times[name] for times in rounds], [times["none"] for times in rounds]
     prefill, decode = [t.prefill for t in own], [statistics.median(t.steps) for t in own]
@@ -470,6 +558,8 @@ def _processor() -> str:
     """The processor's name."""
     try:
         with open("/proc/cpuinfo") as file:
-            return next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
+            return next(
+                line.split(":", 1)[1].strip() for line in file if line.startswith("model name")
+            )
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()

@@ -1,4 +1,6 @@
-"""Models to measure with: published geometries with random weights, or any model with its processor."""
+"""Models to measure with: published geometries with random weights, or any model with its
+processor.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,8 @@ class Geometry:
     config: dict[str, Any]
     image: int  # id of an image token
     pixels: Callable[[int], dict[str, Tensor]]  # of so many images
-    threshold: float = 3.0  # where a random hidden state is taken for a sink: a few channels, about one token in fifty
+    # where a random hidden state is taken for a sink: a few channels, about one token in fifty
+    threshold: float = 3.0
 
 
 def _llava(vision: dict[str, Any], text: dict[str, Any], threshold: float = 3.0) -> Geometry:
@@ -36,11 +39,15 @@ def _llava(vision: dict[str, Any], text: dict[str, Any], threshold: float = 3.0)
         "model_type": "llava", "vision_config": CLIP | vision, "image_token_id": image, "image_token_index": image,
         "text_config": {"model_type": "llama", "max_position_embeddings": 8192} | text, "vision_feature_layer": -2,
     }  # fmt: skip
-    return Geometry(config, image, lambda count: {"pixel_values": torch.randn(count, 3, 336, 336)}, threshold)
+    return Geometry(
+        config, image, lambda count: {"pixel_values": torch.randn(count, 3, 336, 336)}, threshold
+    )
 
 
 def _llava_15(part: int) -> Geometry:
-    """LLaVA-1.5-7B; layers, widths, heads and vocabulary divided by `part`, head dimension and image tokens kept."""
+    """LLaVA-1.5-7B; layers, widths, heads and vocabulary divided by `part`, head dimension and
+    image tokens kept.
+    """
     vision = {
         "hidden_size": 1024 // part, "intermediate_size": 4096 // part, "num_hidden_layers": 24 // part,
         "num_attention_heads": 16 // part,
@@ -69,7 +76,10 @@ def _qwen() -> Geometry:
 
     def pixels(count: int) -> dict[str, Tensor]:
         grid = torch.tensor([[1, 48, 48]] * count)
-        return {"pixel_values": torch.randn(count * 48 * 48, 3 * 2 * 14 * 14), "image_grid_thw": grid}
+        return {
+            "pixel_values": torch.randn(count * 48 * 48, 3 * 2 * 14 * 14),
+            "image_grid_thw": grid,
+        }
 
     return Geometry(config, 151655, pixels)
 
@@ -94,8 +104,12 @@ class Subject:
     name: str
     model: PreTrainedModel
     processor: ProcessorMixin | None  # None: random weights
-    inputs: Callable[[int, int, int], dict[str, Any]]  # batch, images a sample, which question (0 or 1)
-    settings: Mapping[str, str] = field(default_factory=dict[str, str])  # that let VAR act on random weights
+    inputs: Callable[
+        [int, int, int], dict[str, Any]
+    ]  # batch, images a sample, which question (0 or 1)
+    settings: Mapping[str, str] = field(
+        default_factory=dict[str, str]
+    )  # that let VAR act on random weights
 
 
 def subject(name: str, *, dtype: torch.dtype, device: str, seed: int = 0) -> Subject:
@@ -107,7 +121,9 @@ def subject(name: str, *, dtype: torch.dtype, device: str, seed: int = 0) -> Sub
 
     def inputs(batch: int, images: int, question: int) -> dict[str, Any]:
         if images != 1:
-            raise SettingError(f"--image-tokens is for geometries ({', '.join(GEOMETRIES)}), not for {name!r}")
+            raise SettingError(
+                f"--image-tokens is for geometries ({', '.join(GEOMETRIES)}), not for {name!r}"
+            )
         return dict(prepare(model, processor, [photo] * batch, [QUESTIONS[question]] * batch))
 
     return Subject(name, model, processor, inputs)
@@ -129,7 +145,9 @@ def _random(name: str, geometry: Geometry, dtype: torch.dtype, device: str, seed
         before[0] = 1  # what begins every text
         image = torch.full((batch, images * TOKENS), geometry.image)
         ids = torch.cat((before.expand(batch, -1), image, behind[question]), dim=1)
-        out = {"input_ids": ids, "attention_mask": torch.ones_like(ids)} | geometry.pixels(batch * images)
+        out = {"input_ids": ids, "attention_mask": torch.ones_like(ids)} | geometry.pixels(
+            batch * images
+        )
         if "image_grid_thw" in out:
             out["mm_token_type_ids"] = (ids == geometry.image).long()
         return {

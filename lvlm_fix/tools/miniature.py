@@ -1,4 +1,6 @@
-"""Tiny random-weight models of every family, from the families' own default configurations: for tests and probing."""
+"""Tiny random-weight models of every family, from the families' own default configurations: for
+tests and probing.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 
 __all__ = ["FAMILIES", "IMAGE", "miniature"]
 
-FAMILIES = tuple(MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES)  # every image-text-to-text architecture installed
+FAMILIES = tuple(
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+)  # every image-text-to-text architecture installed
 IMAGE, FIRST, LAST, WORDS = 90, 91, 92, 128  # ids of special tokens, and the size of the vocabulary
 LAYERS, HEADS, DIM = 5, 6, 8  # of the decoder
 
@@ -58,7 +62,11 @@ VISION: dict[str, Any] = {
     "resampler_n_heads": 4, "resampler_head_dim": DIM, "output_channels": 16, "global_attn_indexes": [1],
     "resolution": 32, "base_channels": 32, "num_embeddings": 8, "codebook_size": 8,
 }  # fmt: skip
-TOP: dict[str, Any] = {"hidden_size": HEADS * DIM, "projector_hidden_size": 32, "projection_dim": HEADS * DIM}
+TOP: dict[str, Any] = {
+    "hidden_size": HEADS * DIM,
+    "projector_hidden_size": 32,
+    "projection_dim": HEADS * DIM,
+}
 ROPE: dict[str, Any] = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [1, 1, 2]}
 MROPE = {"text_config": {"rope_parameters": ROPE}}
 WHOLE = {"text_config": {"rope_parameters": ROPE | {"partial_rotary_factor": 1.0}}}
@@ -108,11 +116,16 @@ ENTRIES: dict[str, dict[str, Any]] = {  # what the rules cannot know of a family
 
 
 def _shrink(
-    settings: dict[str, Any], config: PretrainedConfig, role: dict[str, Any], special: dict[int, int]
+    settings: dict[str, Any],
+    config: PretrainedConfig,
+    role: dict[str, Any],
+    special: dict[int, int],
 ) -> dict[str, Any]:
     """Tiny settings for `config`, read from its defaults: parts by parts, each size by its name."""
     sizes, small = BOTH | role, {}
-    depth = next((settings[k] for k in ("num_hidden_layers", "num_layers", "depth") if k in settings), 0)
+    depth = next(
+        (settings[k] for k in ("num_hidden_layers", "num_layers", "depth") if k in settings), 0
+    )
     few = 2 if role is VISION else LAYERS
     for key, value in settings.items():
         if key in config.sub_configs:
@@ -129,9 +142,15 @@ def _shrink(
             small[key] = special.setdefault(value, 93 + len(special))
         elif key in sizes and value:
             times = (
-                few if isinstance(value, list) and len(value) == depth else len(value) if isinstance(value, list) else 0
+                few
+                if isinstance(value, list) and len(value) == depth
+                else len(value)
+                if isinstance(value, list)
+                else 0
             )
-            small[key] = [sizes[key]] * times if times and isinstance(sizes[key], int) else sizes[key]
+            small[key] = (
+                [sizes[key]] * times if times and isinstance(sizes[key], int) else sizes[key]
+            )
         elif key == "image_size":
             patch = settings.get("patch_size", 14)
             patch = patch if isinstance(patch, int) else patch[0]
@@ -164,7 +183,9 @@ def _thin(kinds: list[Any], few: int) -> list[Any]:
 
 def _rope(rope: dict[str, Any], dim: int) -> dict[str, Any]:
     """Rotary settings whose sections fit the head."""
-    rope = {key: _rope(value, dim) if isinstance(value, dict) else value for key, value in rope.items()}
+    rope = {
+        key: _rope(value, dim) if isinstance(value, dict) else value for key, value in rope.items()
+    }
     if isinstance(sections := rope.get("mrope_section"), list):
         half = int(dim * rope.get("partial_rotary_factor", 1.0)) // 2
         rope["mrope_section"] = [half // len(sections)] * (len(sections) - 1) + [
@@ -178,7 +199,9 @@ def _merge(settings: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
     out = dict(settings)
     for key, value in more.items():
         out[key] = (
-            _merge(out.get(key) or {}, value) if isinstance(value, dict) and isinstance(out.get(key), dict) else value
+            _merge(out.get(key) or {}, value)
+            if isinstance(value, dict) and isinstance(out.get(key), dict)
+            else value
         )
     return out
 
@@ -198,7 +221,9 @@ def config_of(family: str) -> PretrainedConfig:
 def miniature(
     family: str, *, samples: int = 2, photos: int = 1, seed: int = 0
 ) -> tuple[PreTrainedModel, dict[str, Tensor]]:
-    """A tiny random model of a family and a left-padded batch of inputs with `photos` images in every sample."""
+    """A tiny random model of a family and a left-padded batch of inputs with `photos` images in
+    every sample.
+    """
     model = model_of(family, seed=seed)
     return model, inputs_for(model, samples=samples, photos=photos)
 
@@ -206,19 +231,28 @@ def miniature(
 def model_of(family: str, *, seed: int = 0) -> PreTrainedModel:
     """A tiny random model of a family."""
     torch.manual_seed(seed)
-    kind: type[PreTrainedModel] = getattr(transformers, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES[family])
+    kind: type[PreTrainedModel] = getattr(
+        transformers, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES[family]
+    )
     return kind._from_config(config_of(family)).eval()
 
 
 def inputs_for(model: PreTrainedModel, *, samples: int = 2, photos: int = 1) -> dict[str, Tensor]:
-    """A left-padded batch of random texts of different lengths with `photos` random images in every sample."""
+    """A left-padded batch of random texts of different lengths with `photos` random images in every
+    sample.
+    """
     makes = PIXELS.get(model.config.model_type) or _rule(model)
     tokens = _tokens(model, makes(model, 1, 1))
     rows = []
     for sample in range(samples):
         row = [1, *torch.randint(2, 80, (3,)).tolist()]
         for _ in range(photos):
-            row += [FIRST, *[IMAGE] * tokens, LAST, *torch.randint(2, 80, (3 + 2 * sample,)).tolist()]
+            row += [
+                FIRST,
+                *[IMAGE] * tokens,
+                LAST,
+                *torch.randint(2, 80, (3 + 2 * sample,)).tolist(),
+            ]
         rows.append(row)
     width = max(map(len, rows))
     ids = torch.tensor([[0] * (width - len(row)) + row for row in rows])
@@ -226,7 +260,11 @@ def inputs_for(model: PreTrainedModel, *, samples: int = 2, photos: int = 1) -> 
     inputs = {"input_ids": ids, "attention_mask": mask} | makes(model, samples, photos)
     for name in ("token_type_ids", "mm_token_type_ids"):
         if name in inspect.signature(model.forward).parameters:
-            inputs[name] = (ids == IMAGE).long() if model.config.model_type != "paligemma" else torch.zeros_like(ids)
+            inputs[name] = (
+                (ids == IMAGE).long()
+                if model.config.model_type != "paligemma"
+                else torch.zeros_like(ids)
+            )
     return inputs
 
 
@@ -245,9 +283,13 @@ def sample(inputs: dict[str, Tensor], number: int) -> dict[str, Tensor]:
 def _tokens(model: PreTrainedModel, pixels: dict[str, Tensor]) -> int:
     """How many image tokens one photo takes: the model is asked for its features."""
     asked: Any = (
-        model.base_model if {"get_image_features", "get_video_features"} & set(dir(model.base_model)) else model
+        model.base_model
+        if {"get_image_features", "get_video_features"} & set(dir(model.base_model))
+        else model
     )
-    ask = asked.get_image_features if "get_image_features" in dir(asked) else asked.get_video_features
+    ask = (
+        asked.get_image_features if "get_image_features" in dir(asked) else asked.get_video_features
+    )
     known = inspect.signature(ask).parameters
     with torch.no_grad():
         found: Any = ask(**{key: value for key, value in pixels.items() if key in known})
@@ -315,7 +357,9 @@ def _shaped(*shape: int) -> Pixels:
 
 
 def _merged(model: PreTrainedModel, samples: int, photos: int) -> dict[str, Tensor]:
-    return _grid(model, samples, photos) | {"image_merge_sizes": torch.tensor([2] * samples * photos)}
+    return _grid(model, samples, photos) | {
+        "image_merge_sizes": torch.tensor([2] * samples * photos)
+    }
 
 
 def _spatial(model: PreTrainedModel, samples: int, photos: int) -> dict[str, Tensor]:
@@ -331,7 +375,10 @@ def _spatial(model: PreTrainedModel, samples: int, photos: int) -> dict[str, Ten
 def _strip(model: PreTrainedModel, samples: int, photos: int) -> dict[str, Tensor]:
     """All patches in one long strip, with the grids."""
     count, side = samples * photos, model.config.vision_config.patch_size
-    return {"pixel_values": torch.randn(1, 3, side, side * 32 * count), "target_sizes": torch.tensor([[4, 8]] * count)}
+    return {
+        "pixel_values": torch.randn(1, 3, side, side * 32 * count),
+        "target_sizes": torch.tensor([[4, 8]] * count),
+    }
 
 
 def _flat(model: PreTrainedModel, samples: int, photos: int) -> dict[str, Tensor]:
@@ -342,17 +389,24 @@ def _flat(model: PreTrainedModel, samples: int, photos: int) -> dict[str, Tensor
 def _double(model: PreTrainedModel, samples: int, photos: int) -> dict[str, Tensor]:
     """Photos in low and in high resolution."""
     side = model.config.high_res_vision_config.image_size
-    return _square(model, samples, photos) | {"high_res_pixel_values": torch.randn(samples * photos, 3, side, side)}
+    return _square(model, samples, photos) | {
+        "high_res_pixel_values": torch.randn(samples * photos, 3, side, side)
+    }
 
 
 def _tiled(model: PreTrainedModel, samples: int, photos: int) -> dict[str, Tensor]:
-    return _stacked(model, samples, photos) | {"pixel_attention_mask": torch.ones(samples, photos, dtype=torch.bool)}
+    return _stacked(model, samples, photos) | {
+        "pixel_attention_mask": torch.ones(samples, photos, dtype=torch.bool)
+    }
 
 
 def _instructed(model: PreTrainedModel, samples: int, photos: int) -> dict[str, Tensor]:
     """Photos, and what the query tokens are told."""
     ids = torch.randint(2, 80, (samples * photos, 4))
-    return _square(model, samples, photos) | {"qformer_input_ids": ids, "qformer_attention_mask": torch.ones_like(ids)}
+    return _square(model, samples, photos) | {
+        "qformer_input_ids": ids,
+        "qformer_attention_mask": torch.ones_like(ids),
+    }
 
 
 def _quantized(model: PreTrainedModel, samples: int, photos: int) -> dict[str, Tensor]:

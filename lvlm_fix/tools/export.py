@@ -1,7 +1,8 @@
-"""Fold a static gain of chosen heads into a checkpoint: VHR by a head table, served by any engine at no cost.
+"""Fold a static gain of chosen heads into a checkpoint: VHR by a head table, served by any engine
+at no cost.
 
-A head's output reaches the model through its own columns of the output projection, so a factor on the one is a factor
-on the other. A bias of the projection is added behind it and stays as it is.
+A head's output reaches the model through its own columns of the output projection, so a factor on
+the one is a factor on the other. A bias of the projection is added behind it and stays as it is.
 """
 
 from __future__ import annotations
@@ -25,12 +26,26 @@ from lvlm_fix.errors import DataError, ModelError, SettingError
 from lvlm_fix.families import family_of
 from lvlm_fix.heads.table import HeadTable
 from lvlm_fix.methods import VHR
-from lvlm_fix.models import DESCRIBE, answer, folder_of, load, open_image, prepare, revision_of, sample_photos
+from lvlm_fix.models import (
+    DESCRIBE,
+    answer,
+    folder_of,
+    load,
+    open_image,
+    prepare,
+    revision_of,
+    sample_photos,
+)
 
 __all__ = ["Equality", "check", "export", "fold", "given_heads"]
 
 RECORD = "export.json"  # beside the weights: what was changed
-PROJECTIONS = ("o_proj", "out_proj", "wo", "dense")  # what modeling files call the output projection
+PROJECTIONS = (
+    "o_proj",
+    "out_proj",
+    "wo",
+    "dense",
+)  # what modeling files call the output projection
 TOLERANCE = 1e-5
 TOKENS = 64
 
@@ -38,7 +53,8 @@ TOKENS = 64
 def given_heads(method: VHR, model: PreTrainedModel) -> Bool[Tensor, "layers heads"]:
     """The heads on which a method with a table acts in `model`.
 
-    Raises `SettingError` for a layer that the model has not, and `DataError` where the table picks no head.
+    Raises `SettingError` for a layer that the model has not, and `DataError` where the table picks
+    no head.
     """
     family = family_of(model)
     depth = len(family.layers)
@@ -47,7 +63,9 @@ def given_heads(method: VHR, model: PreTrainedModel) -> Bool[Tensor, "layers hea
         raise SettingError(f"there is no layer {layers[-1]}; this model has {depth}, from 0")
     given = method.given_heads(depth, family.decoder.config.num_attention_heads)
     if given is None:
-        raise DataError("only heads from a table are the same for every prompt: give the method a table")
+        raise DataError(
+            "only heads from a table are the same for every prompt: give the method a table"
+        )
     acting = torch.zeros(depth, 1, dtype=torch.bool)
     acting[layers] = True
     heads = given[1] & acting
@@ -58,10 +76,11 @@ def given_heads(method: VHR, model: PreTrainedModel) -> Bool[Tensor, "layers hea
 
 @torch.no_grad()
 def fold(model: PreTrainedModel, heads: Bool[Tensor, "layers heads"], strength: float) -> None:
-    """Multiply the output-projection columns of `heads` by `strength`, in place; nothing is changed on an error.
+    """Multiply the output-projection columns of `heads` by `strength`, in place; nothing is changed
+    on an error.
 
-    A projection in half precision becomes float32 where its own type cannot hold the products exactly. Raises
-    `ModelError` where a projection cannot be found, is quantised, or is shared.
+    A projection in half precision becomes float32 where its own type cannot hold the products
+    exactly. Raises `ModelError` where a projection cannot be found, is quantised, or is shared.
     """
     owners: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
@@ -72,14 +91,20 @@ def fold(model: PreTrainedModel, heads: Bool[Tensor, "layers heads"], strength: 
         if heads[layer].any():
             found[layer] = _projection(module, layer, heads.shape[1], owners)
     for layer, linear in found.items():
-        gain = torch.where(heads[layer], strength, 1.0).repeat_interleave(linear.in_features // heads.shape[1])
+        gain = torch.where(heads[layer], strength, 1.0).repeat_interleave(
+            linear.in_features // heads.shape[1]
+        )
         scaled = linear.weight.float() * gain.to(linear.weight.device)
         own = scaled.to(linear.weight.dtype)
-        wide = linear.weight.dtype in (torch.float16, torch.bfloat16) and not torch.equal(own.float(), scaled)
+        wide = linear.weight.dtype in (torch.float16, torch.bfloat16) and not torch.equal(
+            own.float(), scaled
+        )
         linear.weight = nn.Parameter(scaled if wide else own, requires_grad=False)
 
 
-def _projection(module: nn.Module, layer: int, heads: int, owners: dict[int, list[str]]) -> nn.Linear:
+def _projection(
+    module: nn.Module, layer: int, heads: int, owners: dict[int, list[str]]
+) -> nn.Linear:
     where = f"the output projection of layer {layer}"
     children = dict(module.named_children())
     names = [name for name in PROJECTIONS if name in children]
@@ -89,30 +114,45 @@ def _projection(module: nn.Module, layer: int, heads: int, owners: dict[int, lis
             f"and exactly one of {', '.join(PROJECTIONS)} is looked for"
         )
     linear = children[names[0]]
-    if type(linear) is not nn.Linear or type(linear.weight.data) is not Tensor or not linear.weight.is_floating_point():
+    if (
+        type(linear) is not nn.Linear
+        or type(linear.weight.data) is not Tensor
+        or not linear.weight.is_floating_point()
+    ):
         raise ModelError(
             f"{where} is quantised or not plain ({type(linear).__name__} of {type(linear.weight.data).__name__}, "
             f"{linear.weight.dtype}): a gain would be rounded away; export the floating-point checkpoint"
         )
     if len(shared := owners[linear.weight.data_ptr()]) > 1:
-        raise ModelError(f"{where} is tied: {' and '.join(shared)} are one weight, so a gain would act in both")
+        raise ModelError(
+            f"{where} is tied: {' and '.join(shared)} are one weight, so a gain would act in both"
+        )
     if linear.in_features % heads:
-        raise ModelError(f"{where} takes {linear.in_features} values, which {heads} heads cannot share evenly")
+        raise ModelError(
+            f"{where} takes {linear.in_features} values, which {heads} heads cannot share evenly"
+        )
     return linear
 
 
-def export(model: str, out: Path, table: Path, method: VHR, revision: str | None = None) -> dict[str, Any]:
-    """Write `model` with the gain of `method` folded in to the new folder `out`, at once or not at all.
+def export(
+    model: str, out: Path, table: Path, method: VHR, revision: str | None = None
+) -> dict[str, Any]:
+    """Write `model` with the gain of `method` folded in to the new folder `out`, at once or not at
+    all.
 
-    Beside weights and processor lie a card and `export.json`; returns what the latter holds. Raises `DataError` where
-    `out` is there already, and what `fold` raises.
+    Beside weights and processor lie a card and `export.json`; returns what the latter holds. Raises
+    `DataError` where `out` is there already, and what `fold` raises.
     """
     if out.exists():
         raise DataError(f"{str(out)!r} is there already; name a new folder")
-    own = AutoConfig.from_pretrained(folder_of(model), revision=revision, trust_remote_code=False).dtype
+    own = AutoConfig.from_pretrained(
+        folder_of(model), revision=revision, trust_remote_code=False
+    ).dtype
     loaded, processor = load(model, revision=revision, dtype=own or torch.float32)
     if loaded.config.to_dict().get("quantization_config"):
-        raise ModelError(f"{model!r} is quantised: a gain would be rounded away; export the floating-point checkpoint")
+        raise ModelError(
+            f"{model!r} is quantised: a gain would be rounded away; export the floating-point checkpoint"
+        )
     heads = given_heads(method, loaded)
     fold(loaded, heads, method.strength)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -124,7 +164,9 @@ def export(model: str, out: Path, table: Path, method: VHR, revision: str | None
             "model": model,
             "revision": revision_of(loaded),
             "strength": method.strength,
-            "heads": {str(i): row.nonzero().flatten().tolist() for i, row in enumerate(heads) if row.any()},
+            "heads": {
+                str(i): row.nonzero().flatten().tolist() for i, row in enumerate(heads) if row.any()
+            },
             "table": str(method.scoring),
             "table_sha256": _sha256(table),
             "sha256": _digests(partial),
@@ -151,7 +193,11 @@ class Equality:
     @property
     def holds(self) -> bool:
         """Whether the checkpoint is what its card says."""
-        return self.digest_equal and self.logits_difference <= TOLERANCE and self.texts_equal == self.photos
+        return (
+            self.digest_equal
+            and self.logits_difference <= TOLERANCE
+            and self.texts_equal == self.photos
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
@@ -165,9 +211,15 @@ def check(out: Path, model: str, revision: str | None = None) -> Equality:
     """
     try:
         record = json.loads((out / RECORD).read_text())
-        strength, heads, digests = float(record["strength"]), dict(record["heads"]), dict(record["sha256"])
+        strength, heads, digests = (
+            float(record["strength"]),
+            dict(record["heads"]),
+            dict(record["sha256"]),
+        )
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{str(out)!r} holds no export: {error}; make one with `lvlm-fix export`") from error
+        raise DataError(
+            f"{str(out)!r} holds no export: {error}; make one with `lvlm-fix export`"
+        ) from error
     wrapped, processor = load(model, revision=revision, dtype=torch.float32)
     family = family_of(wrapped)
     chosen = np.zeros((len(family.layers), family.decoder.config.num_attention_heads))
@@ -189,8 +241,12 @@ def check(out: Path, model: str, revision: str | None = None) -> Equality:
 def _seen(model: PreTrainedModel, processor: Any) -> tuple[list[Tensor], list[str]]:
     """Logits at every prompt position, and greedy texts, of the sample photos."""
     photos = [open_image(path) for path in sample_photos()]
-    logits = [model(**prepare(model, processor, [photo], [DESCRIBE])).logits.cpu() for photo in photos]
-    return logits, [answer(model, processor, [photo], [DESCRIBE], max_new_tokens=TOKENS)[0] for photo in photos]
+    logits = [
+        model(**prepare(model, processor, [photo], [DESCRIBE])).logits.cpu() for photo in photos
+    ]
+    return logits, [
+        answer(model, processor, [photo], [DESCRIBE], max_new_tokens=TOKENS)[0] for photo in photos
+    ]
 
 
 def _digests(folder: Path) -> dict[str, str]:
@@ -203,7 +259,9 @@ def _sha256(path: Path) -> str:
 
 
 def _card(record: dict[str, Any]) -> str:
-    layers = "\n".join(f"| {layer} | {', '.join(map(str, heads))} |" for layer, heads in record["heads"].items())
+    layers = "\n".join(
+        f"| {layer} | {', '.join(map(str, heads))} |" for layer, heads in record["heads"].items()
+    )
     digests = "\n".join(f"- `{name}` {digest}" for name, digest in record["sha256"].items())
     at = f" at revision {record['revision']}" if record["revision"] else ""
     return f"""---

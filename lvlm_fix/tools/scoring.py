@@ -16,10 +16,10 @@ from transformers import PreTrainedModel, ProcessorMixin
 
 from lvlm_fix.apply import fix
 from lvlm_fix.errors import InputError, UnknownNameError
-from lvlm_fix.heads.effects import EFFECTS, Labelled, continued, head_effects
 from lvlm_fix.heads.metrics import METRICS
 from lvlm_fix.heads.table import HeadTable
 from lvlm_fix.models import DESCRIBE, prepare, revision_of
+from lvlm_fix.tools.effects import EFFECTS, Labelled, continued, head_effects
 
 __all__ = ["score_heads", "score_words"]
 
@@ -35,7 +35,8 @@ def score_heads(
     name: str = "",
     max_new_tokens: int = 64,
 ) -> HeadTable:
-    """Score every head on every image, one prompt each, at the position that predicts the first token.
+    """Score every head on every image, one prompt each, at the position that predicts the first
+    token.
 
     Retrieval scores go over the model's own greedy answer of at most `max_new_tokens` tokens.
     Raises `UnknownNameError` for a metric that is not there and `InputError` for no images.
@@ -67,16 +68,23 @@ def score_words(
     prompt: str = DESCRIBE,
     name: str = "",
 ) -> HeadTable:
-    """Score every head by what it does to the labelled words of finished texts; `n` counts the texts that had them.
+    """Score every head by what it does to the labelled words of finished texts; `n` counts the
+    texts that had them.
 
     Raises `UnknownNameError` for a metric that is not there and `InputError` for no such words.
     """
     if metric not in EFFECTS:
-        raise UnknownNameError(f"there is no head score over words {metric!r}; there are: {', '.join(EFFECTS)}")
-    return _table(head_effects(model, processor, texts, EFFECTS[metric], prompt), model, metric, prompt, name)
+        raise UnknownNameError(
+            f"there is no head score over words {metric!r}; there are: {', '.join(EFFECTS)}"
+        )
+    return _table(
+        head_effects(model, processor, texts, EFFECTS[metric], prompt), model, metric, prompt, name
+    )
 
 
-def _table(scores: np.ndarray, model: PreTrainedModel, metric: str, prompt: str, name: str) -> HeadTable:
+def _table(
+    scores: np.ndarray, model: PreTrainedModel, metric: str, prompt: str, name: str
+) -> HeadTable:
     """The table of scores, images layers heads."""
     versions = {
         "python": platform.python_version(),
@@ -85,10 +93,23 @@ def _table(scores: np.ndarray, model: PreTrainedModel, metric: str, prompt: str,
     }
     deviation = scores.std(0, ddof=1) if len(scores) > 1 else np.zeros_like(scores[0])
     model_name = name or model.config._name_or_path or type(model).__name__
-    return HeadTable(metric, scores.mean(0), deviation, len(scores), model_name, revision_of(model), prompt, versions)
+    return HeadTable(
+        metric,
+        scores.mean(0),
+        deviation,
+        len(scores),
+        model_name,
+        revision_of(model),
+        prompt,
+        versions,
+    )
 
 
-def _answer(model: PreTrainedModel, inputs: Mapping[str, Any], tokens: int) -> Int[Tensor, "batch tokens"]:
+def _answer(
+    model: PreTrainedModel, inputs: Mapping[str, Any], tokens: int
+) -> Int[Tensor, "batch tokens"]:
     """The ids of the model's greedy answer."""
     serve: Any = model.generate
-    return serve(**inputs, do_sample=False, max_new_tokens=tokens)[:, inputs["input_ids"].shape[1] :]
+    return serve(**inputs, do_sample=False, max_new_tokens=tokens)[
+        :, inputs["input_ids"].shape[1] :
+    ]

@@ -1,11 +1,14 @@
-"""Grounding: how far each word of a finished text rests on the picture, and where the model looked for it.
+"""Grounding: how far each word of a finished text rests on the picture, and where the model looked
+for it.
 
-Two parallel passes over prompt + text, one with the image and one with its tokens deleted (positions contiguous), give
-every token's value at once. The row that *predicts* a token is its row. The model is measured unmodified, so a text
-may come from anywhere: from the model, from a fixed one, or from a person.
+Two parallel passes over prompt + text, one with the image and one with its tokens deleted
+(positions contiguous), give every token's value at once. The row that *predicts* a token is its
+row. The model is measured unmodified, so a text may come from anywhere: from the model, from a
+fixed one, or from a person.
 
-Source: T-VHD is He et al., arXiv 2412.13949, eq. 5 (VHD as in eq. 4, without the outlier rule of eq. 6); k is not given
-there. A word's T-VHD is the mean over its tokens, its log-probabilities are sums: ours.
+Source: T-VHD is He et al., arXiv 2412.13949, eq. 5 (VHD as in eq. 4, without the outlier rule of
+eq. 6); k is not given there. A word's T-VHD is the mean over its tokens, its log-probabilities are
+sums: ours.
 """
 
 from __future__ import annotations
@@ -33,7 +36,10 @@ from lvlm_fix.models import prepare
 __all__ = ["SIGNALS", "Grounding", "Word", "ground", "measure", "t_vhd", "weak", "words_of"]
 
 SIGNALS = ("t_vhd", "log_probability", "image_gain")
-SIGNAL, K = "log_probability", 1  # ours: what told invented object words best, docs/log.md 2026-11-24
+SIGNAL, K = (
+    "log_probability",
+    1,
+)  # ours: what told invented object words best, docs/log.md 2026-11-24
 
 
 @dataclass(frozen=True)
@@ -48,22 +54,32 @@ class Word:
 
 @dataclass(frozen=True)
 class Grounding:
-    """What two passes over a finished text give. `tokens` counts the text's tokens, not the prompt's."""
+    """What two passes over a finished text give. `tokens` counts the text's tokens, not the
+    prompt's.
+    """
 
     text: str
     words: tuple[Word, ...]
-    vhd: Float[Tensor, "tokens layers heads"]  # distance of head outputs with and without image, unitless
+    vhd: Float[
+        Tensor, "tokens layers heads"
+    ]  # distance of head outputs with and without image, unitless
     log_probability: Float[Tensor, " tokens"]  # natural, with image
     image_gain: Float[Tensor, " tokens"]  # log-probability with image minus without
-    looks: Float[Tensor, "tokens layers heads image"] | None = None  # attention on the image tokens, fraction 0–1
-    grid: tuple[int, int] | None = None  # rows and columns of patches that the first rows × columns image tokens form
+    looks: Float[Tensor, "tokens layers heads image"] | None = (
+        None  # attention on the image tokens, fraction 0–1
+    )
+    grid: tuple[int, int] | None = (
+        None  # rows and columns of patches that the first rows × columns image tokens form
+    )
 
     def t_vhd(self, k: int = K) -> Float[Tensor, " tokens"]:
         """T-VHD of every token: over the layers, the sum of the k largest VHD."""
         return t_vhd(self.vhd, k)
 
     def scores(self, signal: str = SIGNAL, k: int = K) -> list[float]:
-        """One number a word, larger where the word rests more on the picture; `signal` is one of `SIGNALS`."""
+        """One number a word, larger where the word rests more on the picture; `signal` is one of
+        `SIGNALS`.
+        """
         if signal not in SIGNALS:
             raise SettingError(f"signal must be one of {', '.join(SIGNALS)}, got {signal!r}")
         if signal == "t_vhd":
@@ -78,16 +94,22 @@ class Grounding:
         return self.vhd[slice(*self.words[word].tokens)].mean(0)
 
     def look(self, word: int, heads: Sequence[tuple[int, int]]) -> Float[Tensor, "rows columns"]:
-        """Where these heads (layer, head) looked for one word: mean attention per patch, fraction 0–1."""
+        """Where these heads (layer, head) looked for one word: mean attention per patch, fraction
+        0–1.
+        """
         if self.looks is None or self.grid is None:
-            raise InputError("where the model looked was not recorded: ground the text with looks=True")
+            raise InputError(
+                "where the model looked was not recorded: ground the text with looks=True"
+            )
         layers, numbers = (torch.tensor(part) for part in zip(*heads, strict=True))
         rows, columns = self.grid
         part = self.looks[slice(*self.words[word].tokens)][:, layers, numbers, : rows * columns]
         return part.float().mean((0, 1)).reshape(rows, columns)
 
     def as_dict(self, k: int = K) -> dict[str, Any]:
-        """Ready for JSON: every word with its span, its signals, and whether it is weak by the default one."""
+        """Ready for JSON: every word with its span, its signals, and whether it is weak by the
+        default one.
+        """
         columns = {signal: self.scores(signal, k) for signal in SIGNALS}
         lowest = weak(columns[SIGNAL])
         words = [
@@ -99,7 +121,8 @@ class Grounding:
         return {"signal": SIGNAL, "k": k, "words": words}
 
 
-# formulas -------------------------------------------------------------------------------------------------------
+# formulas
+# -------------------------------------------------------------------------------------------------------
 
 
 def t_vhd(vhd: Float[Tensor, "tokens layers heads"], k: int) -> Float[Tensor, " tokens"]:
@@ -120,10 +143,13 @@ def lengths_of(tokenizer: Any, ids: Sequence[int]) -> list[int]:
 def words_of(lengths: Sequence[int], text: str) -> tuple[Word, ...]:
     """The words of `text`: what stands between blanks, less the punctuation around it.
 
-    `lengths` holds the length of the text after each of its tokens; a word's tokens are those that add to it. A token
-    that completes a character, and so adds no length, belongs to the word before it.
+    `lengths` holds the length of the text after each of its tokens; a word's tokens are those that
+    add to it. A token that completes a character, and so adds no length, belongs to the word before
+    it.
     """
-    ends = list(accumulate(reversed(lengths), min))[::-1]  # half a character may decode to more than the whole
+    ends = list(accumulate(reversed(lengths), min))[
+        ::-1
+    ]  # half a character may decode to more than the whole
     words: list[Word] = []
     place = 0
     for piece in text.split():
@@ -134,7 +160,13 @@ def words_of(lengths: Sequence[int], text: str) -> tuple[Word, ...]:
         place += len(piece)
         words.append(
             Word(
-                core, start, end, (bisect_right(ends, start), max(bisect_left(ends, end) + 1, bisect_right(ends, end)))
+                core,
+                start,
+                end,
+                (
+                    bisect_right(ends, start),
+                    max(bisect_left(ends, end) + 1, bisect_right(ends, end)),
+                ),
             )
         )
     return tuple(words)
@@ -146,18 +178,25 @@ def weak(scores: Sequence[float], share: float = 0.25) -> list[bool]:
     return [score <= limit for score in scores]
 
 
-# passes ---------------------------------------------------------------------------------------------------------
+# passes
+# ---------------------------------------------------------------------------------------------------------
 
 
 class _Recorder:
-    """Stands in an attention module's place for a fix: keeps what some rows of one sample give, edits nothing."""
+    """Stands in an attention module's place for a fix: keeps what some rows of one sample give,
+    edits nothing.
+    """
 
-    def __init__(self, rows: Int[Tensor, " rows"], image: Int[Tensor, " image"] | None = None) -> None:
+    def __init__(
+        self, rows: Int[Tensor, " rows"], image: Int[Tensor, " image"] | None = None
+    ) -> None:
         self.rows, self.image = rows, image
         self.outputs: dict[int, Tensor] = {}  # by layer: rows heads dim
         self.looks: dict[int, Tensor] = {}  # by layer: rows heads image
 
-    def attend(self, plain: Attend, module: torch.nn.Module, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
+    def attend(
+        self, plain: Attend, module: torch.nn.Module, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor | None]:
         output, weights = plain(module, *args, **kwargs)  # batch query heads dim
         layer: int = module.layer_idx  # type: ignore[assignment]
         rows = self.rows.to(output.device)
@@ -167,7 +206,9 @@ class _Recorder:
             mask = rest[0] if rest else kwargs.get("attention_mask")
             some, length = query.index_select(2, rows), query.shape[2]
             logits = row_logits(some, key, mask, rows, length, **row_options(module, kwargs))
-            self.looks[layer] = logits.softmax(-1)[0, :, :, self.image.to(logits.device)].transpose(0, 1)
+            self.looks[layer] = logits.softmax(-1)[0, :, :, self.image.to(logits.device)].transpose(
+                0, 1
+            )
         return output, weights
 
 
@@ -176,7 +217,9 @@ def _passing(model: PreTrainedModel, recorder: _Recorder, run: Any) -> Any:
     family = family_of(model)
     wrapped: str = family.decoder.config._attn_implementation or "sdpa"
     if wrapped.startswith(PREFIX):
-        raise ModelError("this model is fixed; grounding measures the unmodified one: leave the fix first")
+        raise ModelError(
+            "this model is fixed; grounding measures the unmodified one: leave the fix first"
+        )
     try:
         model.set_attn_implementation({family.config_key: register(wrapped)})
         for module in family.attentions:
@@ -190,23 +233,33 @@ def _passing(model: PreTrainedModel, recorder: _Recorder, run: Any) -> Any:
 
 @torch.no_grad()
 def measure(
-    model: PreTrainedModel, inputs: Mapping[str, Any], ids: Int[Tensor, " tokens"], *, looks: bool = False
+    model: PreTrainedModel,
+    inputs: Mapping[str, Any],
+    ids: Int[Tensor, " tokens"],
+    *,
+    looks: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """The two passes, for the inputs of one prompt with an image and the ids of a finished text.
 
-    Returns VHD (tokens layers heads), log-probability with image and its gain by the image (tokens), and with `looks`
-    the attention on the image tokens (tokens layers heads image, float16, on the CPU).
+    Returns VHD (tokens layers heads), log-probability with image and its gain by the image
+    (tokens), and with `looks` the attention on the image tokens (tokens layers heads image,
+    float16, on the CPU).
     Raises `InputError` (several samples, no image, no text) and `ModelError`.
     """
     family = family_of(model)
     prompt: Tensor = inputs["input_ids"]
     if len(prompt) != 1 or not len(ids):
-        raise InputError(f"grounding takes one prompt and a text, got {len(prompt)} prompts and {len(ids)} tokens")
+        raise InputError(
+            f"grounding takes one prompt and a text, got {len(prompt)} prompts and {len(ids)} tokens"
+        )
     full = torch.cat((prompt, ids.to(prompt.device)[None]), dim=1)
     is_image = torch.isin(full[0], torch.tensor(family.image_tokens, device=full.device))
     if not is_image.any():
         raise InputError("the prompt has no image, so nothing can be said of what rests on it")
-    more: dict[str, Any] = dict(inputs) | {"input_ids": full, "attention_mask": torch.ones_like(full)}
+    more: dict[str, Any] = dict(inputs) | {
+        "input_ids": full,
+        "attention_mask": torch.ones_like(full),
+    }
     for name in ("token_type_ids", "mm_token_type_ids"):
         if name in inputs:
             more[name] = torch.cat((inputs[name], inputs[name].new_zeros(1, len(ids))), dim=1)
@@ -233,7 +286,11 @@ def measure(
     unseen = head(hidden).float().log_softmax(-1).cpu()[picked]
     layers = sorted(seen.outputs)
     vhd = torch.stack(
-        [vision_aware_divergence(seen.outputs[i], blind.outputs[i], outliers=False).cpu() for i in layers], dim=1
+        [
+            vision_aware_divergence(seen.outputs[i], blind.outputs[i], outliers=False).cpu()
+            for i in layers
+        ],
+        dim=1,
     )
     found = torch.stack([seen.looks[i].half().cpu() for i in layers], dim=1) if looks else None
     return vhd, known, known - unseen, found
@@ -248,12 +305,18 @@ def ground(
     *,
     looks: bool = False,
 ) -> Grounding:
-    """Measure every word of a finished text: its string, or (exact for generated ones) the ids of its tokens.
+    """Measure every word of a finished text: its string, or (exact for generated ones) the ids of
+    its tokens.
 
-    With `looks` the attention of every head on the image is kept for each token. Raises `InputError`, `ModelError`.
+    With `looks` the attention of every head on the image is kept for each token. Raises
+    `InputError`, `ModelError`.
     """
     tokenizer: Any = processor.tokenizer  # type: ignore[attr-defined]: every processor of these models has one
-    ids = tokenizer(text, add_special_tokens=False)["input_ids"] if isinstance(text, str) else list(text)
+    ids = (
+        tokenizer(text, add_special_tokens=False)["input_ids"]
+        if isinstance(text, str)
+        else list(text)
+    )
     ids = [i for i in ids if i not in tokenizer.all_special_ids]
     if not ids:
         raise InputError("the text is empty")
@@ -264,10 +327,14 @@ def ground(
     return Grounding(clean, words_of(lengths, clean), vhd, known, gain, found, grid)
 
 
-def patch_grid(model: PreTrainedModel, inputs: Mapping[str, Any], tokens: int) -> tuple[int, int] | None:
-    """Rows and columns of the patches that the first image tokens stand for; None where they form no known grid.
+def patch_grid(
+    model: PreTrainedModel, inputs: Mapping[str, Any], tokens: int
+) -> tuple[int, int] | None:
+    """Rows and columns of the patches that the first image tokens stand for; None where they form
+    no known grid.
 
-    Qwen's processors give the grid; a square number is a square; tiled models begin with the whole photo's own grid.
+    Qwen's processors give the grid; a square number is a square; tiled models begin with the whole
+    photo's own grid.
     """
     vision: Any = model.config.vision_config
     if "image_grid_thw" in inputs:

@@ -1,8 +1,10 @@
-"""What was probed to work, family by family; `python -m lvlm_fix.families.probed` probes anew and writes it down.
+"""What was probed to work, family by family; `python -m lvlm_fix.tools.probing` probes anew and
+writes it down.
 
-Values are never guessed. A method "works" on a family where, on a tiny random-weight model, neutral settings are
-bit-equal, acting settings change the logits without NaN and a left-padded batch gives what its samples give one by
-one; "refused" is our own error; anything else is "unknown", with the reason.
+Values are never guessed. A method "works" on a family where, on a tiny random-weight model, neutral
+settings are bit-equal, acting settings change the logits without NaN and a left-padded batch gives
+what its samples give one by one; "refused" is our own error; anything else is "unknown", with the
+reason.
 """
 
 from __future__ import annotations
@@ -28,9 +30,25 @@ from transformers import PreTrainedModel
 from lvlm_fix.apply import fix
 from lvlm_fix.errors import LvlmFixError
 from lvlm_fix.families.family import family_of
-from lvlm_fix.families.miniature import FAMILIES, IMAGE, inputs_for, model_of, sample
 from lvlm_fix.method import Method, Seen
-from lvlm_fix.methods import ACT, ADHH, EAH, HGAI, ICD, M3ID, PAI, PAINT, SPIN, VAF, VAR, VCD, VHR, DoLa, RandomHeads
+from lvlm_fix.methods import (
+    ACT,
+    ADHH,
+    EAH,
+    HGAI,
+    ICD,
+    M3ID,
+    PAI,
+    PAINT,
+    SPIN,
+    VAF,
+    VAR,
+    VCD,
+    VHR,
+    DoLa,
+    RandomHeads,
+)
+from lvlm_fix.tools.miniature import FAMILIES, IMAGE, inputs_for, model_of, sample
 
 __all__ = ["PROBES", "probe", "read_probed"]
 
@@ -39,14 +57,16 @@ PAGE = Path(__file__).parents[2] / "docs" / "families.md"
 INTRO = """# What works with which family
 
 Every image-text-to-text architecture of transformers {}, probed on tiny random-weight models by
-`python -m lvlm_fix.families.probed`. *yes*: neutral settings are bit-equal, acting settings change the logits without
-NaN, a left-padded batch gives what its samples give one by one. *no*: refused, with the reason. *?*: could not be
-determined. Random weights say that an edit arrives, not that it helps. *Rows*: the rows that edits recompute are the
-model's own. *Batch* and *cache* (decoding gives what one pass gives, under VAR) are given where they could be told.
+`python -m lvlm_fix.tools.probing`. *yes*: neutral settings are bit-equal, acting settings change
+the logits without NaN, a left-padded batch gives what its samples give one by one. *no*: refused,
+with the reason. *?*: could not be determined. Random weights say that an edit arrives, not that it
+helps. *Rows*: the rows that edits recompute are the model's own. *Batch* and *cache* (decoding
+gives what one pass gives, under VAR) are given where they could be told.
 """
 SECONDS, BYTES = 20, 8 << 30  # what one family may take: processor time, memory
 CLOSE: dict[str, Any] = {"atol": 5e-5, "rtol": 1e-3}
-# by method: settings that must change nothing, and settings loose enough to act on random weights; for the tests too
+# by method: settings that must change nothing, and settings loose enough to act on random weights;
+# for the tests too
 PROBES: dict[str, tuple[Method, Method]] = {
     "act": (ACT(remaining=1.0, threshold=1.2), ACT(threshold=1.2)),
     "adhh": (ADHH(least=1.1), ADHH(least=0.1)),
@@ -67,15 +87,22 @@ PROBES: dict[str, tuple[Method, Method]] = {
 
 
 def read_probed() -> list[dict[str, Any]]:
-    """`{"family", "methods": {name: "works" | "refused" | "unknown"}, "checks", "notes"}` of every probed family."""
-    return json.loads((files("lvlm_fix.families") / FILE.name).read_text())["families"]
+    """`{"family", "methods": {name: "works" | "refused" | "unknown"}, "checks", "notes"}` of every
+    probed family.
+    """
+    return json.loads((files("lvlm_fix.tools") / FILE.name).read_text())["families"]
 
 
 @torch.no_grad()
 def probe(family: str) -> dict[str, Any]:
     """Probe every method on one family; never raises."""
     torch.manual_seed(0)
-    row: dict[str, Any] = {"family": family, "methods": dict.fromkeys(PROBES, "unknown"), "checks": {}, "notes": {}}
+    row: dict[str, Any] = {
+        "family": family,
+        "methods": dict.fromkeys(PROBES, "unknown"),
+        "checks": {},
+        "notes": {},
+    }
     try:
         model = model_of(family)
         try:
@@ -85,12 +112,16 @@ def probe(family: str) -> dict[str, Any]:
             row["methods"] = dict.fromkeys(PROBES, "refused")
             return row
         inputs = inputs_for(model)
-        row["checks"]["image_tokens"] = int((inputs["input_ids"] == IMAGE).sum()) // len(inputs["input_ids"])
+        row["checks"]["image_tokens"] = int((inputs["input_ids"] == IMAGE).sum()) // len(
+            inputs["input_ids"]
+        )
         plain = model(**inputs).logits
         if plain.isnan().any():
             raise ArithmeticError("the unmodified miniature gives NaN")
         batched = _batched(model, inputs)
-        row["checks"]["batch"] = "works" if batched else "unknown: the unmodified model itself differs"
+        row["checks"]["batch"] = (
+            "works" if batched else "unknown: the unmodified model itself differs"
+        )
         for name, (neutral, acting) in PROBES.items():
             try:
                 row["methods"][name], note = _judge(model, inputs, plain, neutral, acting, batched)
@@ -108,7 +139,12 @@ def probe(family: str) -> dict[str, Any]:
 
 
 def _judge(
-    model: PreTrainedModel, inputs: dict[str, Tensor], plain: Tensor, neutral: Method, acting: Method, batched: bool
+    model: PreTrainedModel,
+    inputs: dict[str, Tensor],
+    plain: Tensor,
+    neutral: Method,
+    acting: Method,
+    batched: bool,
 ) -> tuple[str, str]:
     """ "works", or "unknown" with the reason."""
     with fix(model, neutral):
@@ -119,7 +155,10 @@ def _judge(
         if changed.isnan().any():
             return "unknown", "acting settings give NaN"
         if torch.equal(changed, plain):
-            return "unknown", f"acting settings change nothing: {handle.report()[0].note or 'no reason known'}"
+            return (
+                "unknown",
+                f"acting settings change nothing: {handle.report()[0].note or 'no reason known'}",
+            )
         if batched and not _batched(model, inputs):
             return "unknown", "a padded batch differs from its samples one by one"
     return "works", ""
@@ -128,7 +167,9 @@ def _judge(
 def _batched(model: PreTrainedModel, inputs: dict[str, Tensor]) -> bool:
     """Whether a left-padded batch gives what its samples give one by one."""
     together = model(**inputs).logits[:, -1]
-    alone = torch.cat([model(**sample(inputs, number)).logits[:, -1] for number in range(len(together))])
+    alone = torch.cat(
+        [model(**sample(inputs, number)).logits[:, -1] for number in range(len(together))]
+    )
     return torch.allclose(together, alone, **CLOSE)
 
 
@@ -142,14 +183,18 @@ class HalfWeights(Method):
 
 @dataclass(frozen=True)
 class HalfOutputs(Method):
-    """The same by the heads' outputs: equal to half the weights where rows are computed as the model computes them."""
+    """The same by the heads' outputs: equal to half the weights where rows are computed as the
+    model computes them.
+    """
 
     def head_outputs(self, outputs: Tensor, seen: Seen) -> Tensor:
         return outputs / 2 if not seen.prefill or seen.layer == seen.layers - 1 else outputs
 
 
 def _rows(model: PreTrainedModel, inputs: dict[str, Tensor]) -> str:
-    """Whether rows that edits recompute are what the model's attention computes, mask, scale and window included."""
+    """Whether rows that edits recompute are what the model's attention computes, mask, scale and
+    window included.
+    """
     options = {
         "max_new_tokens": 2,
         "min_new_tokens": 2,
@@ -186,7 +231,12 @@ def _cached(model: PreTrainedModel) -> str:
 
 
 def _continues(model: PreTrainedModel, inputs: dict[str, Tensor]) -> bool:
-    options = {"max_new_tokens": 3, "do_sample": False, "output_logits": True, "return_dict_in_generate": True}
+    options = {
+        "max_new_tokens": 3,
+        "do_sample": False,
+        "output_logits": True,
+        "return_dict_in_generate": True,
+    }
     out: Any = model.generate(**inputs, **options)  # type: ignore[operator]
     ids = out.sequences[:, :-1]
     longer = dict(inputs, input_ids=ids, attention_mask=torch.ones_like(ids))
@@ -204,7 +254,9 @@ def _line(error: Exception) -> str:
 
 
 def _alone(family: str) -> dict[str, Any]:
-    """Probe a family in a process of its own, so that a crash, a hang or want of memory ends only that process."""
+    """Probe a family in a process of its own, so that a crash, a hang or want of memory ends only
+    that process.
+    """
     here, there = multiprocessing.Pipe(duplex=False)
     process = multiprocessing.get_context("fork").Process(target=_send, args=(family, there))
     process.start()
@@ -246,14 +298,27 @@ def page(rows: list[dict[str, Any]]) -> str:
     notes = []
     for row in rows:
         checks = row["checks"]
-        told = [sign.get(str(checks.get(key, "unknown")).split(":")[0], "?") for key in ("rows", "batch", "cache")]
+        told = [
+            sign.get(str(checks.get(key, "unknown")).split(":")[0], "?")
+            for key in ("rows", "batch", "cache")
+        ]
         signs = [sign[row["methods"].get(name, "unknown")] for name in names]
-        lines.append(f"| `{row['family']}` | {checks.get('image_tokens', '?')} | {' | '.join(signs + told)} |")
+        lines.append(
+            f"| `{row['family']}` | {checks.get('image_tokens', '?')} | {' | '.join(signs + told)} |"
+        )
         reasons = Counter(row["notes"].values())
         for reason, _ in reasons.items():
             who = [name for name, note in row["notes"].items() if note == reason]
-            notes.append(f"- `{row['family']}`" + ("" if who == ["family"] else f", {', '.join(who)}") + f": {reason}")
-        notes += [f"- `{row['family']}`, {k}: {v}" for k, v in checks.items() if str(v).startswith("unknown")]
+            notes.append(
+                f"- `{row['family']}`"
+                + ("" if who == ["family"] else f", {', '.join(who)}")
+                + f": {reason}"
+            )
+        notes += [
+            f"- `{row['family']}`, {k}: {v}"
+            for k, v in checks.items()
+            if str(v).startswith("unknown")
+        ]
     known = {row["family"] for row in rows}
     if missing := [f"`{name}`" for name in FAMILIES if name not in known]:
         notes.append(f"- not probed yet, so nothing is known of them: {', '.join(missing)}")
@@ -273,7 +338,12 @@ def main() -> None:
         found = {"transformers": transformers.__version__, "families": ordered}
         FILE.write_text(json.dumps(found, indent=1) + "\n")
         PAGE.write_text(page(ordered))
-        print(family, *(f"{name}: {note}" for name, note in rows[family]["notes"].items()), sep="\n  ", file=sys.stderr)
+        print(
+            family,
+            *(f"{name}: {note}" for name, note in rows[family]["notes"].items()),
+            sep="\n  ",
+            file=sys.stderr,
+        )
 
 
 if __name__ == "__main__":
