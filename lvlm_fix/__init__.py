@@ -10,8 +10,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lvlm_fix.apply import Fix as Fix
-    from lvlm_fix.apply import fix as fix
+    from lvlm_fix.attach import Fix as Fix
+    from lvlm_fix.attach import fix as fix
+    from lvlm_fix.core.report import Report as Report
     from lvlm_fix.errors import DataError as DataError
     from lvlm_fix.errors import ImageError as ImageError
     from lvlm_fix.errors import InputError as InputError
@@ -24,19 +25,21 @@ if TYPE_CHECKING:
     from lvlm_fix.families import family_of as family_of
     from lvlm_fix.heads.table import HeadTable as HeadTable
     from lvlm_fix.images import open_image as open_image
+    from lvlm_fix.method import AtLayer as AtLayer
+    from lvlm_fix.method import AtToken as AtToken
     from lvlm_fix.method import Method as Method
     from lvlm_fix.method import Seen as Seen
+    from lvlm_fix.method import Watch as Watch
     from lvlm_fix.method import setting as setting
     from lvlm_fix.methods import *  # noqa: F403
     from lvlm_fix.models import answer as answer
     from lvlm_fix.models import load as load
-    from lvlm_fix.report import Report as Report
     from lvlm_fix.tools.scoring import score_heads as score_heads
 
 __version__ = "0.1.0"
 
 ROOMS = {
-    "lvlm_fix.apply": ("Fix", "fix"),
+    "lvlm_fix.attach": ("Fix", "fix"),
     "lvlm_fix.errors": (
         "DataError", "ImageError", "InputError", "LvlmFixError", "ModelError", "PluginError",
         "SettingError", "UnknownNameError",
@@ -44,9 +47,9 @@ ROOMS = {
     "lvlm_fix.families": ("Family", "family_of"),
     "lvlm_fix.heads.table": ("HeadTable",),
     "lvlm_fix.images": ("open_image",),
-    "lvlm_fix.method": ("Method", "Seen", "setting"),
+    "lvlm_fix.method": ("AtLayer", "AtToken", "Method", "Seen", "Watch", "setting"),
     "lvlm_fix.models": ("answer", "load"),
-    "lvlm_fix.report": ("Report",),
+    "lvlm_fix.core.report": ("Report",),
     "lvlm_fix.tools.scoring": ("score_heads",),
 }  # fmt: skip
 OWNERS = {name: room for room, names in ROOMS.items() for name in names}

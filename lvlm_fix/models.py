@@ -13,6 +13,7 @@ from transformers.utils import logging
 
 from lvlm_fix.errors import InputError, ModelError, SettingError
 from lvlm_fix.images import open_image, sample_photos
+from lvlm_fix.private import commit_of
 
 __all__ = [
     "DESCRIBE",
@@ -76,7 +77,7 @@ def load(
 
 def revision_of(model: PreTrainedModel) -> str | None:
     """The hub commit of the loaded weights; None for a folder."""
-    return getattr(model.config, "_commit_hash", None)
+    return commit_of(model)
 
 
 def prepare(

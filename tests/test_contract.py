@@ -17,9 +17,9 @@ from transformers import DynamicCache, PreTrainedModel, StaticCache, TextIterato
 
 import lvlm_fix as lf
 from lvlm_fix.methods import METHODS
-from lvlm_fix.text_only import TextOnly
 from lvlm_fix.tools.miniature import IMAGE, inputs_for, miniature, sample
 from lvlm_fix.tools.probing import PROBES, HalfOutputs, HalfWeights, read_probed
+from lvlm_fix.watches.no_image import _Live as WithoutImage
 
 GREEDY = {"max_new_tokens": 4, "min_new_tokens": 4, "do_sample": False}
 EVERY_LAYER = lf.VHR(layers=tuple(range(5)))
@@ -89,18 +89,21 @@ def scores(
         return acting.scores().clone()
 
 
+def chosen(handle: lf.Fix) -> list[dict[int, list[int]]]:
+    """How many heads each method chose, by layer."""
+    return [report.heads for report in handle.report()]
+
+
 @pytest.fixture
-def passes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
-    """The passes without image, as they come: tokens that were known, texts."""
-    log, run = list[tuple[int, int]](), TextOnly._pass
+def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The passes without image, as they come: how many texts."""
+    log, run = list[int](), WithoutImage._pass
 
-    def logged(
-        self: TextOnly, prefix: tuple[int, ...], texts: dict[Any, Any], device: torch.device
-    ) -> None:
-        log.append((len(prefix), len(texts)))
-        run(self, prefix, texts, device)
+    def logged(self: WithoutImage, texts: Any, device: torch.device) -> Any:
+        log.append(len(texts))
+        return run(self, texts, device)
 
-    monkeypatch.setattr(TextOnly, "_pass", logged)
+    monkeypatch.setattr(WithoutImage, "_pass", logged)
     return log
 
 
@@ -226,54 +229,31 @@ def test_beams_and_batches_of_beams(family: str, case: str) -> None:
     assert torch.equal(together[:, -4:], torch.stack(alone))
 
 
-def test_the_pass_without_image_runs_once_per_question_until_weights_change(
-    passes: list[tuple[int, int]],
+@pytest.mark.parametrize("remember", [False, True])
+def test_the_pass_without_image_runs_once_per_question_only_where_it_may_be_remembered(
+    passes: list[int], remember: bool
 ) -> None:
     model, inputs = miniature("llava")
     other = inputs | {"pixel_values": inputs["pixel_values"].flip(-1)}
     first, second = scores(model, inputs), scores(model, other)
     assert not torch.equal(first, second)
     passes.clear()
-    with lf.fix(model, EVERY_LAYER) as handle:
+    with lf.fix(model, EVERY_LAYER, remember=remember) as handle:
         assert torch.equal(scores(model, inputs, handle), first)
         assert torch.equal(scores(model, other, handle), second)
-        assert passes == [(0, 2)]  # two questions in the batch, one pass
+        assert passes == ([2] if remember else [2, 2])  # two questions in a batch, one pass
+        passes.clear()
         torch.testing.assert_close(
             scores(model, sample(other, 1), handle)[0], second[1], atol=1e-5, rtol=1e-5
         )
-        assert passes == [(0, 2)]
+        assert passes == ([] if remember else [1])
         with torch.no_grad():
             model.get_decoder().layers[0].mlp.down_proj.weight.mul_(1.5)
+        passes.clear()
         changed = scores(model, sample(other, 1), handle)
-        assert passes == [(0, 2), (0, 1)]
+        assert passes == [1]
     assert torch.equal(changed, scores(model, sample(other, 1)))
     assert not torch.allclose(changed[0], second[1])
-
-
-@pytest.mark.parametrize("family", ["llava", "qwen2_5_vl", "gemma3", "instructblip", "paligemma"])
-def test_another_question_passes_only_what_stands_behind_the_image(
-    family: str, passes: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model, inputs = miniature(family)
-    if family == "gemma3":
-        monkeypatch.setattr(model.config.text_config, "sliding_window", 64)
-    others = inputs | {"input_ids": inputs["input_ids"].clone()}
-    others["input_ids"][:, -2:] += 3
-    wanted, alone = scores(model, others), scores(model, sample(others, 0))
-    passes.clear()
-    with lf.fix(model, EVERY_LAYER) as handle:
-        scores(model, inputs, handle)
-        found = scores(model, others, handle)
-        assert torch.equal(scores(model, others, handle), found)
-        torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-4)
-        torch.testing.assert_close(
-            scores(model, sample(inputs | others, 0), handle), alone, atol=1e-5, rtol=1e-4
-        )
-    before = int(
-        (inputs["input_ids"][1] == IMAGE).int().argmax() - (inputs["attention_mask"][1] == 0).sum()
-    )
-    kept = family != "paligemma"  # its prompt is seen both ways
-    assert passes == ([(0, 2), (before, 1), (before, 1)] if kept else [(0, 2), (0, 2)])
 
 
 @both
@@ -344,7 +324,7 @@ def test_an_image_key_outside_of_a_window_stays_hidden(method: lf.Method) -> Non
     kept: list[Tensor] = []
 
     class Watch(lf.Method):
-        def attention_weights(self, weights: Tensor, seen: lf.Seen) -> Tensor:
+        def attention_weights(self, weights: Tensor, at: lf.AtLayer) -> Tensor:
             kept.append(weights)
             return weights
 
@@ -372,7 +352,7 @@ def test_attention_weights_that_are_asked_for_are_those_that_acted() -> None:
     acted: list[Tensor] = []
 
     class Last(lf.Method):
-        def attention_weights(self, weights: Tensor, seen: lf.Seen) -> Tensor:
+        def attention_weights(self, weights: Tensor, at: lf.AtLayer) -> Tensor:
             acted.append(weights[:, :, -1])
             return weights
 
@@ -484,13 +464,11 @@ def test_a_second_turn_goes_on_from_the_cache(case: str) -> None:
     with torch.no_grad(), lf.fix(model, CASES[case][1]) as handle:
         first = model(**inputs, use_cache=True)
         before = sum(report.rows_edited for report in handle.report())
-        heads = dict(handle._prompt.heads)
+        heads = chosen(handle)
         second = model(input_ids=more, past_key_values=first.past_key_values)
         assert not second.logits.isnan().any()
         assert sum(report.rows_edited for report in handle.report()) > before
-        assert all(
-            heads[key] is chosen for key, chosen in handle._prompt.heads.items()
-        )  # fixed for the sample
+        assert chosen(handle) == heads  # fixed for the sample
 
 
 def test_streaming_gives_the_same_text(tiny: Any, photos: list[Any]) -> None:

@@ -199,7 +199,9 @@ def eah(
 def test_edits_by_columns_equal_full_maps(
     method: lf.Method, edit: Any, layers: range, samples: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lvlm_fix.apply.BLOCK", 7)  # several blocks, the last one short
+    monkeypatch.setattr(
+        "lvlm_fix.watches.column_means.BLOCK", 7
+    )  # several blocks, the last one short
     model, inputs = miniature("llava", samples=samples)
     options = {
         "max_new_tokens": TOKENS,

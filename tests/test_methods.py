@@ -13,7 +13,7 @@ from lvlm_fix.heads.vhd import vision_aware_divergence
 from lvlm_fix.method import Seen
 from lvlm_fix.methods.paint import local_and_summary
 from lvlm_fix.methods.vhr import default_layers
-from lvlm_fix.sinks import is_sink, sink_masks
+from lvlm_fix.watches.sinks import is_sink, sink_masks
 
 
 def test_divergence_is_the_euclidean_distance_per_head() -> None:

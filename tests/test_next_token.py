@@ -16,7 +16,7 @@ from lvlm_fix.contrast import contrasted, plausible, refined
 from lvlm_fix.method import Seen
 from lvlm_fix.methods.dola import divergence
 from lvlm_fix.tools.miniature import IMAGE, LAST, miniature
-from lvlm_fix.views import diffused
+from lvlm_fix.watches.views import diffused
 
 WORDS = (5, 6, 7)
 GREEDY = {"max_new_tokens": 5, "do_sample": False}

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from lvlm_fix.errors import ModelError
 
-__all__ = ["Family", "entering", "family_of"]
+__all__ = ["Family", "entering", "family_of", "mlp_of"]
 
 CROSS = "its image is seen through cross-attention layers, no key of its decoder is an image token"
 REFUSED = {
@@ -23,6 +23,12 @@ INNER = {
     "instructblip",
     "instructblipvideo",
 }  # families that embed the prompt and let their language model generate alone
+MLPS = (
+    "mlp",
+    "feed_forward",
+    "block_sparse_moe",
+    "moe",
+)  # what layers call their feed-forward part
 IMAGE_TOKENS = ("image_token_id", "image_token_index", "video_token_id", "video_token_index")
 
 
@@ -92,3 +98,15 @@ def family_of(model: PreTrainedModel) -> Family:
 def entering(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor:
     """The hidden states that a decoder layer is called with: batch query width."""
     return kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
+
+
+def mlp_of(layer: nn.Module) -> nn.Module:
+    """The feed-forward part of a decoder layer. Raises `ModelError` where it was not found."""
+    parts = dict(layer.named_children())
+    found = [parts[name] for name in MLPS if name in parts]
+    if len(found) != 1:
+        raise ModelError(
+            f"the feed-forward part of {type(layer).__name__} was not found: it has "
+            f"{', '.join(parts) or 'no parts'}, and exactly one of {', '.join(MLPS)} is looked for"
+        )
+    return found[0]

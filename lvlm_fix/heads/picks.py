@@ -1,27 +1,19 @@
-"""`PicksHeads`: a method that acts on some heads, by its own scores or by a table of any score."""
+"""`PicksHeads`: a method that acts on some heads, by a rule of its own or by a table of any score."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-import torch
-from jaxtyping import Bool, Float
-from torch import Tensor
-
-from lvlm_fix.errors import DataError, SettingError
+from lvlm_fix.core.at import AtLayer, Watch
+from lvlm_fix.core.method import Method
+from lvlm_fix.core.settings import setting
+from lvlm_fix.errors import SettingError
 from lvlm_fix.heads.table import HeadTable
-from lvlm_fix.method import Method, setting
+from lvlm_fix.watches.heads import HeadRule, Picked, PickedHeads, upper_half
 
 __all__ = ["PicksHeads", "upper_half"]
-
-
-def upper_half(scores: Float[Tensor, "*batch heads"]) -> Bool[Tensor, "*batch heads"]:
-    """Heads whose score exceeds the layer's median (arXiv 2412.13949, alg. 1); of two middle ones
-    their mean.
-    """
-    return scores > scores.quantile(0.5, dim=-1, keepdim=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,51 +31,49 @@ class PicksHeads(Method):
     top: int = setting(
         0, "how many heads of the table; 0: those above their layer's median", "ours", low=0
     )
+    _picks: dict[int, PickedHeads | None] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )  # by depth
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.top and not self.table:
             raise SettingError(
-                f"top counts heads of a table: name one, as in {self.method_name()}.table=heads.json"
+                f"top counts heads of a table: name one, as in "
+                f"{self.method_name()}.table=heads.json"
             )
-        if (
-            self.scoring is not None
-        ):  # read now, so that a bad file is an error here; no pass is needed for scores
-            object.__setattr__(self, "needs", self.needs - {"no_image", "weights"})
+        _ = self.scoring  # read now, so that a bad file is an error here
 
     @cached_property
     def scoring(self) -> HeadTable | None:
         """The table that picks the heads; None without one."""
-        return (
-            HeadTable.load(self.table)
-            if isinstance(self.table, str) and self.table
-            else self.table or None
-        )
+        if isinstance(self.table, str) and self.table:
+            return HeadTable.load(self.table)
+        return self.table or None  # pyright: ignore[reportReturnType]: a string is empty here
+
+    @property
+    def rule(self) -> HeadRule | None:
+        """How heads are picked without a table; None: the method acts on no picked heads then."""
+        return None
 
     def settings(self) -> dict[str, Any]:
         return super().settings() | {"table": str(self.table)}
 
-    def given_heads(
-        self, layers: int, heads: int
-    ) -> tuple[Float[Tensor, "layers heads"], Bool[Tensor, "layers heads"]] | None:
-        if self.scoring is None:
-            return None
-        if self.scoring.mean.shape != (layers, heads):
-            found = " × ".join(map(str, self.scoring.mean.shape))
-            raise DataError(
-                f"{self.method_name()}: the head table ({self.scoring}) has {found} layers × heads, this model has "
-                f"{layers} × {heads}; make one for it with `heads score`"
-            )
-        scores = torch.tensor(self.scoring.mean, dtype=torch.float32)
-        if not self.top:
-            return scores, upper_half(scores)
-        acting = torch.zeros(layers, 1, dtype=torch.bool)
-        acting[list(self.acts_in(layers))] = True
-        order = (
-            scores.masked_fill(~acting | scores.isnan(), -torch.inf)
-            .flatten()
-            .argsort(descending=True, stable=True)
-        )
-        chosen = torch.zeros(layers * heads, dtype=torch.bool)
-        chosen[order[: self.top]] = True
-        return scores, chosen.reshape(layers, heads) & acting & ~scores.isnan()
+    def picks(self, layers: int) -> PickedHeads | None:
+        """The watch of the picked heads, in a decoder of so many layers."""
+        if layers not in self._picks:
+            rule = None if self.scoring is not None else self.rule
+            acting = tuple(self.acts_in(layers)) if self.top else ()
+            none = rule is None and self.scoring is None
+            picks = None if none else PickedHeads(rule, self.scoring, self.top, acting)
+            self._picks[layers] = picks
+        return self._picks[layers]
+
+    def watches(self, layers: int) -> tuple[Watch[Any], ...]:
+        picks = self.picks(layers)
+        return () if picks is None else (picks,)
+
+    def picked(self, at: AtLayer) -> Picked | None:
+        """The picked heads of the layer; None where none are picked, or not yet."""
+        picks = self.picks(at.layers)
+        return None if picks is None else at[picks]

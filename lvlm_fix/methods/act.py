@@ -17,13 +17,14 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from jaxtyping import Float
 from torch import Tensor, where
 
 from lvlm_fix.heads.picks import PicksHeads
-from lvlm_fix.method import Need, Seen, setting
+from lvlm_fix.method import AtLayer, Watch, setting
+from lvlm_fix.watches import ColumnMeans
 
 __all__ = ["ACT"]
 
@@ -44,23 +45,27 @@ class ACT(PicksHeads):
         5.0, "sink above so many times (α) the uniform share 1/N", "paper", low=0
     )
 
-    needs: ClassVar[frozenset[Need]] = frozenset({"received"})
     paper: ClassVar[str] = "arXiv 2406.15765"
 
     def acts_in(self, layers: int) -> Collection[int]:
         return range(2, layers - 1)
 
+    def watches(self, layers: int) -> tuple[Watch[Any], ...]:
+        return (*super().watches(layers), ColumnMeans())
+
     def attention_weights(
-        self, weights: Float[Tensor, "batch heads query key"], seen: Seen
+        self, weights: Float[Tensor, "batch heads query key"], at: AtLayer
     ) -> Float[Tensor, "batch heads query key"]:
         if self.remaining == 1:
             return weights
-        assert seen.received is not None and seen.tokens is not None
-        known = seen.before_image | seen.image
+        received, picked = at[ColumnMeans()], self.picked(at)
+        known = at.before_image | at.image
         initial = known & (known.cumsum(-1) == 1)
-        sinks = (seen.received * seen.tokens[:, None, None] > self.threshold) & ~initial[:, None]
-        if seen.heads is not None:
-            sinks = sinks & seen.heads[..., None]
+        sinks = (received.mean * received.tokens[:, None, None] > self.threshold) & ~initial[
+            :, None
+        ]
+        if picked is not None:
+            sinks = sinks & picked.heads[..., None]
         sinks = sinks[:, :, None]  # batch heads 1 key
         on_sinks = where(sinks, weights, 0.0).sum(-1, keepdim=True)
         on_others = where(sinks, 0.0, weights).sum(-1, keepdim=True)

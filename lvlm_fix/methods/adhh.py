@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor, where
 
 from lvlm_fix.heads.picks import PicksHeads
-from lvlm_fix.method import Seen, setting
+from lvlm_fix.method import AtLayer, setting
 
 __all__ = ["ADHH"]
 
@@ -38,12 +38,12 @@ class ADHH(PicksHeads):
     paper: ClassVar[str] = "ICLR 2025 (AD-HH)"
 
     def attention_weights(
-        self, weights: Float[Tensor, "batch heads query key"], seen: Seen
+        self, weights: Float[Tensor, "batch heads query key"], at: AtLayer
     ) -> Float[Tensor, "batch heads query key"]:
         if self.least > 1:
             return weights
-        text = ~(seen.image | seen.before_image)[:, None, None]  # padding among it has no weight
+        text = ~(at.image | at.before_image)[:, None, None]  # padding among it has no weight
         silenced = where(text, weights, 0.0).sum(-1, keepdim=True) >= self.least
-        if seen.heads is not None:
-            silenced = silenced & seen.heads[..., None, None]
+        if (picked := self.picked(at)) is not None:
+            silenced = silenced & picked.heads[..., None, None]
         return where(silenced & text, 0.0, weights)

@@ -10,7 +10,6 @@ Departs  Early layers pass the final norm before the head. The strength is ours:
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -19,7 +18,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lvlm_fix.contrast import plausible
-from lvlm_fix.method import Method, Seen, setting
+from lvlm_fix.method import AtToken, Method, Watch, setting
+from lvlm_fix.watches import EarlyLayers
 
 __all__ = ["DoLa", "divergence"]
 
@@ -53,17 +53,24 @@ class DoLa(Method):
 
     paper: ClassVar[str] = "arXiv 2309.03883"
 
-    def early_layers(self, layers: int) -> Collection[int]:
+    def early(self, layers: int) -> EarlyLayers:
+        """The candidate layers: every other one of a half."""
         half = range(layers // 2) if self.bucket == "low" else range(layers // 2, layers)
-        return [layer for layer in half if layer % 2 == 0] if self.strength else ()
+        return EarlyLayers(tuple(layer for layer in half if layer % 2 == 0))
+
+    def watches(self, layers: int) -> tuple[Watch[Any], ...]:
+        return (self.early(layers),) if self.strength else ()
 
     def next_token_logits(
-        self, logits: Float[Tensor, "batch vocabulary"], seen: Seen
+        self, logits: Float[Tensor, "batch vocabulary"], at: AtToken
     ) -> Float[Tensor, "batch vocabulary"]:
         likely = plausible(logits.float(), self.plausible)
-        if seen.early is None:
+        if not self.strength:
             return logits.masked_fill(~likely, -torch.inf)
-        last, early = logits.float().log_softmax(-1), seen.early.float().log_softmax(-1)
+        last, early = (
+            logits.float().log_softmax(-1),
+            at[self.early(at.layers)].float().log_softmax(-1),
+        )
         most = divergence(last[:, None].expand_as(early), early).argmax(-1)
         chosen = early[torch.arange(len(most), device=most.device), most]
         return (last - self.strength * chosen).masked_fill(~likely, -torch.inf)

@@ -13,12 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from jaxtyping import Float
 from torch import Tensor, arange, where
 
-from lvlm_fix.method import Method, Need, Seen, setting
+from lvlm_fix.method import AtLayer, Method, Watch, setting
+from lvlm_fix.watches import ColumnMeans
 
 __all__ = ["EAH"]
 
@@ -34,19 +35,22 @@ class EAH(Method):
     )
     layer: int = setting(1, "the layer that is edited", "paper", low=0)
 
-    needs: ClassVar[frozenset[Need]] = frozenset({"received"})
     paper: ClassVar[str] = "arXiv 2411.09968"
 
     def acts_in(self, layers: int) -> Collection[int]:
         return (self.layer,)
 
+    def watches(self, layers: int) -> tuple[Watch[Any], ...]:
+        return (ColumnMeans(),)
+
     def attention_weights(
-        self, weights: Float[Tensor, "batch heads query key"], seen: Seen
+        self, weights: Float[Tensor, "batch heads query key"], at: AtLayer
     ) -> Float[Tensor, "batch heads query key"]:
         if self.threshold >= 1:
             return weights
-        assert seen.received is not None
-        count = ((seen.received > self.threshold) & seen.image[:, None]).sum(-1)  # batch heads
+        count = ((at[ColumnMeans()].mean > self.threshold) & at.image[:, None]).sum(
+            -1
+        )  # batch heads
         donor = count.argmax(-1)
         copied = weights[arange(len(weights), device=weights.device), donor][:, None]
         return where((count.amax(-1) > 0)[:, None, None, None], copied, weights)

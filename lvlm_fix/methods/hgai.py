@@ -15,7 +15,7 @@ from typing import ClassVar, Literal
 from jaxtyping import Float
 from torch import Tensor, where
 
-from lvlm_fix.method import Method, Seen, setting
+from lvlm_fix.method import AtLayer, Method, setting
 
 __all__ = ["HGAI"]
 
@@ -35,9 +35,9 @@ class HGAI(Method):
         return range(round(layers * 5 / 32), round(layers * 18 / 32))
 
     def attention_logits(
-        self, logits: Float[Tensor, "batch heads query key"], seen: Seen
+        self, logits: Float[Tensor, "batch heads query key"], at: AtLayer
     ) -> Float[Tensor, "batch heads query key"]:
         if self.strength == 0:
             return logits
         agreed = logits.abs().mean(1, keepdim=True)
-        return where(seen.image[:, None, None], logits.add(agreed, alpha=self.strength), logits)
+        return where(at.image[:, None, None], logits.add(agreed, alpha=self.strength), logits)

@@ -11,14 +11,14 @@ Departs  The Q-Former of InstructBLIP gets the plain instruction. The words' def
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from jaxtyping import Float
 from torch import Tensor
 
 from lvlm_fix.contrast import contrasted
-from lvlm_fix.method import Method, Seen, setting
-from lvlm_fix.views import DisturbedPrompt, View
+from lvlm_fix.method import AtToken, Method, Watch, setting
+from lvlm_fix.watches import Branch, DisturbedPrompt
 
 __all__ = ["ICD"]
 
@@ -42,11 +42,15 @@ class ICD(Method):
 
     paper: ClassVar[str] = "arXiv 2403.18715"
 
-    def second_view(self) -> View | None:
-        return DisturbedPrompt(self.words, self.tokens) if self.strength else None
+    def branch(self) -> Branch:
+        """The second branch."""
+        return Branch(DisturbedPrompt(self.words, self.tokens))
+
+    def watches(self, layers: int) -> tuple[Watch[Any], ...]:
+        return (self.branch(),) if self.strength else ()
 
     def next_token_logits(
-        self, logits: Float[Tensor, "batch vocabulary"], seen: Seen
+        self, logits: Float[Tensor, "batch vocabulary"], at: AtToken
     ) -> Float[Tensor, "batch vocabulary"]:
-        other = logits if seen.other is None else seen.other
+        other = at[self.branch()] if self.strength else logits
         return contrasted(logits.float(), other.float(), self.strength, self.plausible)

@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from jaxtyping import Float
 from torch import Tensor, where
 
-from lvlm_fix.method import Method, Seen, setting
-from lvlm_fix.views import NoImage, View
+from lvlm_fix.method import AtToken, Method, Watch, setting
+from lvlm_fix.watches import Branch, NoImage
 
 __all__ = ["M3ID"]
 
@@ -38,15 +38,22 @@ class M3ID(Method):
 
     paper: ClassVar[str] = "arXiv 2403.14003"
 
-    def second_view(self) -> View | None:
-        return NoImage() if self.decay else None
+    def branch(self) -> Branch:
+        """The second branch."""
+        return Branch(NoImage())
+
+    def watches(self, layers: int) -> tuple[Watch[Any], ...]:
+        return (self.branch(),) if self.decay else ()
 
     def next_token_logits(
-        self, logits: Float[Tensor, "batch vocabulary"], seen: Seen
+        self, logits: Float[Tensor, "batch vocabulary"], at: AtToken
     ) -> Float[Tensor, "batch vocabulary"]:
-        if seen.other is None:
+        if not self.decay:
             return logits
-        with_image, without = logits.float().log_softmax(-1), seen.other.float().log_softmax(-1)
-        weight = math.expm1(self.decay * (seen.step + 1))  # (1−g)/g
+        with_image, without = (
+            logits.float().log_softmax(-1),
+            at[self.branch()].float().log_softmax(-1),
+        )
+        weight = math.expm1(self.decay * (at.step + 1))  # (1−g)/g
         unsure = with_image.amax(-1, keepdim=True).exp() < self.certainty
         return where(unsure, logits + weight * (with_image - without), logits)

@@ -10,16 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from jaxtyping import Float
 from torch import Tensor, where
 
 from lvlm_fix.contrast import refined
-from lvlm_fix.method import Method, Seen, setting
-from lvlm_fix.views import NoImage, View
+from lvlm_fix.method import AtLayer, AtToken, Method, Watch, setting
+from lvlm_fix.watches import Branch, NoImage
 
 __all__ = ["PAI"]
+
+WITHOUT = Branch(NoImage())
 
 
 @dataclass(frozen=True)
@@ -46,20 +48,18 @@ class PAI(Method):
         return range(self.first_layer, layers)
 
     def attention_logits(
-        self, logits: Float[Tensor, "batch heads query key"], seen: Seen
+        self, logits: Float[Tensor, "batch heads query key"], at: AtLayer
     ) -> Float[Tensor, "batch heads query key"]:
         if self.strength == 0:
             return logits
-        return where(
-            seen.image[:, None, None], logits.add(logits.abs(), alpha=self.strength), logits
-        )
+        return where(at.image[:, None, None], logits.add(logits.abs(), alpha=self.strength), logits)
 
-    def second_view(self) -> View | None:
-        return None if self.contrast == 1 else NoImage()
+    def watches(self, layers: int) -> tuple[Watch[Any], ...]:
+        return () if self.contrast == 1 else (WITHOUT,)
 
     def next_token_logits(
-        self, logits: Float[Tensor, "batch vocabulary"], seen: Seen
+        self, logits: Float[Tensor, "batch vocabulary"], at: AtToken
     ) -> Float[Tensor, "batch vocabulary"]:
-        if seen.other is None:
+        if self.contrast == 1:
             return logits
-        return refined(logits.float(), seen.other.float(), self.contrast, self.plausible)
+        return refined(logits.float(), at[WITHOUT].float(), self.contrast, self.plausible)

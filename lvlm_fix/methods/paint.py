@@ -17,29 +17,19 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-from jaxtyping import Bool, Float
-from torch import Tensor, stack, where, zeros_like
+from jaxtyping import Float
+from torch import Tensor, where
 
 from lvlm_fix.contrast import refined
 from lvlm_fix.heads.picks import PicksHeads
-from lvlm_fix.method import Need, Seen, setting
-from lvlm_fix.views import NoImage, View
+from lvlm_fix.method import AtLayer, AtToken, Watch, setting
+from lvlm_fix.watches import Branch, NoImage, TowerLooks
 
-__all__ = ["PAINT", "local_and_summary"]
+__all__ = ["PAINT"]
 
-
-def local_and_summary(
-    first: Float[Tensor, " patches"], penultimate: Float[Tensor, " patches"], share: float = 0.25
-) -> tuple[Bool[Tensor, " patches"], Bool[Tensor, " patches"]]:
-    """Local tokens, the `share` with the most CLS attention in the first layer; summary tokens,
-    outliers in the last but one (above Q3 + 1.5·IQR). A summary token is not local."""
-    low, high = penultimate.quantile(0.25), penultimate.quantile(0.75)
-    summary = penultimate > high + 1.5 * (high - low)
-    local = zeros_like(summary)
-    local[first.topk(int(share * len(first))).indices] = True
-    return local & ~summary, summary
+WITHOUT = Branch(NoImage())
 
 
 @dataclass(frozen=True)
@@ -73,54 +63,35 @@ class PAINT(PicksHeads):
         options=("weigh", "pick"),
     )
 
-    needs: ClassVar[frozenset[Need]] = frozenset({"vision"})
     reach: ClassVar[Literal["text", "last"]] = "last"
     paper: ClassVar[str] = "arXiv 2501.12206"
 
     def acts_in(self, layers: int) -> Collection[int]:
         return range(self.first_layer, layers)
 
-    def mark_tokens(
-        self, vision: Float[Tensor, "batch 2 columns"], image: Bool[Tensor, "batch columns"]
-    ) -> Float[Tensor, "batch columns"]:
-        return stack(
-            [self._marks(pair[0], pair[1], here) for pair, here in zip(vision, image, strict=True)]
-        )
-
-    def _marks(
-        self,
-        first: Float[Tensor, " columns"],
-        penultimate: Float[Tensor, " columns"],
-        image: Bool[Tensor, " columns"],
-    ) -> Float[Tensor, " columns"]:
-        marks = zeros_like(first)
-        if image.any():
-            local, summary = local_and_summary(first[image], penultimate[image], self.share)
-            marks[image] = self.local * local + self.summary * summary
-        return marks
-
     def attention_logits(
-        self, logits: Float[Tensor, "batch heads query key"], seen: Seen
+        self, logits: Float[Tensor, "batch heads query key"], at: AtLayer
     ) -> Float[Tensor, "batch heads query key"]:
         if self.local == self.summary == 0:
             return logits
-        assert seen.marks is not None
-        marks = seen.marks[:, None, None]
-        if seen.heads is not None and self.table_use == "pick":
-            marks = marks * seen.heads[..., None, None]
-        elif seen.scores is not None:
-            scores = seen.scores.clamp_min(0)
+        local, summary = at[TowerLooks(self.share)][:, :, None, None].unbind(1)
+        marks, picked = self.local * local + self.summary * summary, self.picked(at)
+        if picked is not None and self.table_use == "pick":
+            marks = marks * picked.heads[..., None, None]
+        elif picked is not None:
+            scores = picked.scores.clamp_min(0)
             marks = (
                 marks * (scores / scores.mean(-1, keepdim=True).clamp_min(1e-12))[..., None, None]
             )
         return where(marks > 0, logits + marks * logits.abs(), logits)
 
-    def second_view(self) -> View | None:
-        return None if self.contrast == 1 else NoImage()
+    def watches(self, layers: int) -> tuple[Watch[Any], ...]:
+        refining = () if self.contrast == 1 else (WITHOUT,)
+        return (*super().watches(layers), TowerLooks(self.share), *refining)
 
     def next_token_logits(
-        self, logits: Float[Tensor, "batch vocabulary"], seen: Seen
+        self, logits: Float[Tensor, "batch vocabulary"], at: AtToken
     ) -> Float[Tensor, "batch vocabulary"]:
-        if seen.other is None:
+        if self.contrast == 1:
             return logits
-        return refined(logits.float(), seen.other.float(), self.contrast, self.plausible)
+        return refined(logits.float(), at[WITHOUT].float(), self.contrast, self.plausible)

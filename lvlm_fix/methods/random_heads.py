@@ -10,13 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Any
 
-import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
-from lvlm_fix.method import Method, Seen, setting
+from lvlm_fix.heads.metrics import RandomDraw
+from lvlm_fix.method import AtLayer, Method, Watch, setting
 from lvlm_fix.methods.vhr import default_layers, reinforced
+from lvlm_fix.watches import PickedHeads
 
 __all__ = ["RandomHeads"]
 
@@ -34,20 +36,17 @@ class RandomHeads(Method):
     def acts_in(self, layers: int) -> Collection[int]:
         return default_layers(layers) if self.layers is None else self.layers
 
-    def score_heads(self, seen: Seen) -> Float[Tensor, "batch heads"]:
-        assert seen.outputs is not None
-        generator = torch.Generator().manual_seed(self.seed * 1009 + seen.layer)
-        batch, heads = seen.outputs.shape[:2]
-        return torch.rand(heads, generator=generator).to(seen.outputs.device).expand(batch, heads)
+    def picks(self) -> PickedHeads:
+        """The watch of the drawn heads."""
+        return PickedHeads(RandomDraw(self.seed))
 
-    def choose_heads(
-        self, scores: Float[Tensor, "batch heads"], seen: Seen
-    ) -> Bool[Tensor, "batch heads"]:
-        return scores.argsort(-1).argsort(-1) >= scores.shape[1] - scores.shape[1] // 2
+    def watches(self, layers: int) -> tuple[Watch[Any], ...]:
+        return (self.picks(),)
 
     def head_outputs(
-        self, outputs: Float[Tensor, "batch query heads dim"], seen: Seen
+        self, outputs: Float[Tensor, "batch query heads dim"], at: AtLayer
     ) -> Float[Tensor, "batch query heads dim"]:
-        if seen.heads is None or self.strength == 1:
+        picked = at[self.picks()]
+        if picked is None or self.strength == 1:
             return outputs
-        return reinforced(outputs, seen.heads, self.strength)
+        return reinforced(outputs, picked.heads, self.strength)

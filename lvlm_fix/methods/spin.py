@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, where
 
 from lvlm_fix.heads.picks import PicksHeads
-from lvlm_fix.method import Seen, setting
+from lvlm_fix.method import AtLayer, setting
 
 __all__ = ["SPIN"]
 
@@ -38,15 +38,15 @@ class SPIN(PicksHeads):
     paper: ClassVar[str] = "arXiv 2505.16411"
 
     def attention_weights(
-        self, weights: Float[Tensor, "batch heads query key"], seen: Seen
+        self, weights: Float[Tensor, "batch heads query key"], at: AtLayer
     ) -> Float[Tensor, "batch heads query key"]:
         if self.damping == 1:
             return weights
-        if seen.heads is not None:
-            return where(seen.heads[..., None, None], weights, weights * self.damping)
-        assert seen.logits is not None
-        visible = seen.image[:, None, None] & seen.logits.isfinite()  # a window may hide some
-        scores = where(visible, seen.logits, 0.0).sum(-1)  # batch heads query
+        if (picked := self.picked(at)) is not None:
+            return where(picked.heads[..., None, None], weights, weights * self.damping)
+        assert at.logits is not None
+        visible = at.image[:, None, None] & at.logits.isfinite()  # a window may hide some
+        scores = where(visible, at.logits, 0.0).sum(-1)  # batch heads query
         few = math.ceil((1 - self.kept) * weights.shape[1] - 1e-9)
         damped = scores.argsort(1).argsort(1) < few
         return where(damped[..., None], weights * self.damping, weights)

@@ -16,7 +16,7 @@ from typing import ClassVar
 from jaxtyping import Float
 from torch import Tensor, where
 
-from lvlm_fix.method import Method, Seen, setting
+from lvlm_fix.method import AtLayer, Method, setting
 
 __all__ = ["VAF"]
 
@@ -36,9 +36,9 @@ class VAF(Method):
         return range(round(layers * 9 / 32), round(layers * 15 / 32))
 
     def attention_logits(
-        self, logits: Float[Tensor, "batch heads query key"], seen: Seen
+        self, logits: Float[Tensor, "batch heads query key"], at: AtLayer
     ) -> Float[Tensor, "batch heads query key"]:
         if self.image == self.system == 1:
             return logits
-        raised = where(seen.image[:, None, None], logits * self.image, logits)
-        return where(seen.before_image[:, None, None], raised * self.system, raised)
+        raised = where(at.image[:, None, None], logits * self.image, logits)
+        return where(at.before_image[:, None, None], raised * self.system, raised)

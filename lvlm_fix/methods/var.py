@@ -14,16 +14,23 @@ Departs  `sink_rule="received"` is ours, for models whose hidden states have no 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import ClassVar
+from functools import cached_property
+from typing import Any, ClassVar
 
+import numpy as np
 from jaxtyping import Float
 from torch import Tensor, addcmul, where
+from torch.nn.functional import threshold as floored
 
-from lvlm_fix.method import Method, Need, Seen, setting
+from lvlm_fix.method import AtLayer, Method, Watch, setting
+from lvlm_fix.watches import ChannelSinks, ReceivedSinks
 
 __all__ = ["VAR"]
+
+LEAST = 1e-12  # attention that counts as none
 
 
 @dataclass(frozen=True)
@@ -57,29 +64,37 @@ class VAR(Method):
         5.0, "times the uniform share, for rule=received", "ours, after ACT's α", low=0
     )
 
-    needs: ClassVar[frozenset[Need]] = frozenset({"sinks"})
     paper: ClassVar[str] = "arXiv 2503.03321"
 
     def acts_in(self, layers: int) -> Collection[int]:
         return range(layers - 1)
 
-    def sink_rule(self) -> tuple[str, float]:
-        return self.rule, self.threshold if self.rule == "channels" else self.received
+    @cached_property
+    def sinks(self) -> ChannelSinks | ReceivedSinks:
+        """The watch that finds the sinks."""
+        by_channels = self.rule == "channels"
+        return ChannelSinks(self.threshold) if by_channels else ReceivedSinks(self.received)
+
+    def watches(self, layers: int) -> tuple[Watch[Any], ...]:
+        return (self.sinks,)
 
     def attention_weights(
-        self, weights: Float[Tensor, "batch heads query key"], seen: Seen
+        self, weights: Float[Tensor, "batch heads query key"], at: AtLayer
     ) -> Float[Tensor, "batch heads query key"]:
-        if seen.sinks is None or self.share == 0:
+        found = at[self.sinks]
+        if found is None or self.share == 0:
             return weights
         rows = weights.flatten(1, 2)
-        on_image, on_sinks, on_others = (
-            rows.bmm(seen.sinks.mT).unsqueeze(-1).unbind(2)
-        )  # batch rows 1
-        _, sinks, others = seen.sinks.unsqueeze(2).unbind(1)  # batch 1 key
-        kept = (on_image >= max(self.image_share, 1e-12)) & (
-            on_others >= max(self.ratio, 1e-12) * on_image
-        )
-        lost = addcmul(
-            sinks, on_sinks / on_others, others, value=-1
-        )  # of a key's weight, at share 1
+        on_image, on_sinks, on_others = rows.bmm(found.mT).unsqueeze(-1).unbind(2)  # batch rows 1
+        _, sinks, others = found.unsqueeze(2).unbind(1)  # batch 1 key
+        # the attention on the image; infinite where it is less than `image_share`
+        enough = floored(on_image, below(self.image_share), math.inf)
+        kept = on_others >= enough * max(self.ratio, LEAST)
+        # of a key's weight, at share 1
+        lost = addcmul(sinks, on_sinks / on_others, others, value=-1)
         return where(kept, addcmul(rows, rows, lost, value=-self.share), rows).view_as(weights)
+
+
+def below(least: float) -> float:
+    """The largest float32 below `least`, which a larger value must exceed to reach it."""
+    return float(np.nextafter(np.float32(max(least, LEAST)), np.float32(-1)))

@@ -12,14 +12,14 @@ Departs  The noise comes from a seed and is the same for every photo of a size, 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from jaxtyping import Float
 from torch import Tensor
 
 from lvlm_fix.contrast import contrasted
-from lvlm_fix.method import Method, Seen, setting
-from lvlm_fix.views import NoisedImage, View
+from lvlm_fix.method import AtToken, Method, Watch, setting
+from lvlm_fix.watches import Branch, NoisedImage
 
 __all__ = ["VCD"]
 
@@ -37,11 +37,15 @@ class VCD(Method):
 
     paper: ClassVar[str] = "arXiv 2311.16922"
 
-    def second_view(self) -> View | None:
-        return NoisedImage(self.step, self.seed) if self.strength else None
+    def branch(self) -> Branch:
+        """The second branch."""
+        return Branch(NoisedImage(self.step, self.seed))
+
+    def watches(self, layers: int) -> tuple[Watch[Any], ...]:
+        return (self.branch(),) if self.strength else ()
 
     def next_token_logits(
-        self, logits: Float[Tensor, "batch vocabulary"], seen: Seen
+        self, logits: Float[Tensor, "batch vocabulary"], at: AtToken
     ) -> Float[Tensor, "batch vocabulary"]:
-        other = logits if seen.other is None else seen.other
+        other = at[self.branch()] if self.strength else logits
         return contrasted(logits.float(), other.float(), self.strength, self.plausible)

@@ -19,11 +19,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from jaxtyping import Bool, Float
-from torch import Tensor, where
+from torch import Tensor, cat, where
 
-from lvlm_fix.heads.picks import PicksHeads, upper_half
-from lvlm_fix.heads.vhd import vision_aware_divergence
-from lvlm_fix.method import Need, Seen, setting
+from lvlm_fix.heads.metrics import VHD
+from lvlm_fix.heads.picks import PicksHeads
+from lvlm_fix.method import AtLayer, setting
+from lvlm_fix.watches import HeadRule
 
 __all__ = ["VHR", "default_layers", "reinforced"]
 
@@ -66,24 +67,24 @@ class VHR(PicksHeads):
         None, "layers to act in", "paper sec. 4.4, scaled to the depth", low=0
     )
 
-    needs: ClassVar[frozenset[Need]] = frozenset({"no_image"})
     paper: ClassVar[str] = "arXiv 2412.13949"
 
     def acts_in(self, layers: int) -> Collection[int]:
         return default_layers(layers) if self.layers is None else self.layers
 
-    def score_heads(self, seen: Seen) -> Float[Tensor, "batch heads"]:
-        assert seen.outputs is not None and seen.no_image is not None
-        return vision_aware_divergence(seen.outputs, seen.no_image, outliers=self.outliers)
-
-    def choose_heads(
-        self, scores: Float[Tensor, "batch heads"], seen: Seen
-    ) -> Bool[Tensor, "batch heads"]:
-        return upper_half(scores)
+    @property
+    def rule(self) -> HeadRule:
+        return VHD(self.outliers)
 
     def head_outputs(
-        self, outputs: Float[Tensor, "batch query heads dim"], seen: Seen
+        self, outputs: Float[Tensor, "batch query heads dim"], at: AtLayer
     ) -> Float[Tensor, "batch query heads dim"]:
-        if seen.heads is None or self.strength == 1 or (seen.prefill and not self.prefill):
+        picked = self.picked(at)
+        if picked is None or self.strength == 1:
             return outputs
-        return reinforced(outputs, seen.heads, self.strength)
+        if self.prefill or not at.prompt_rows:
+            return reinforced(outputs, picked.heads, self.strength)
+        if at.prompt_rows == outputs.shape[1]:
+            return outputs
+        prompt, text = outputs[:, : at.prompt_rows], outputs[:, at.prompt_rows :]
+        return cat((prompt, reinforced(text, picked.heads, self.strength)), dim=1)

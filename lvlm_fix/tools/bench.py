@@ -30,7 +30,7 @@ from greenlet import getcurrent, greenlet
 from torch import Tensor, nn
 from transformers import CompileConfig, PreTrainedModel, StoppingCriteria, StoppingCriteriaList
 
-from lvlm_fix.apply import Fix
+from lvlm_fix.attach import Fix
 from lvlm_fix.errors import ModelError, SettingError
 from lvlm_fix.families import family_of
 from lvlm_fix.method import Method, Seen

@@ -23,12 +23,12 @@ from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedModel, ProcessorMixin
 
-from lvlm_fix.apply import fix
+from lvlm_fix.attach import fix
 from lvlm_fix.errors import DataError, InputError
 from lvlm_fix.families import family_of
 from lvlm_fix.heads.picks import PicksHeads
 from lvlm_fix.heads.table import HeadTable
-from lvlm_fix.method import Seen
+from lvlm_fix.method import AtLayer
 from lvlm_fix.methods.act import ACT
 from lvlm_fix.methods.vhr import reinforced
 from lvlm_fix.models import open_image, prepare
@@ -65,9 +65,10 @@ class KnockOut(PicksHeads):
     """The picked heads give nothing, at every position."""
 
     def head_outputs(
-        self, outputs: Float[Tensor, "batch query heads dim"], seen: Seen
+        self, outputs: Float[Tensor, "batch query heads dim"], at: AtLayer
     ) -> Float[Tensor, "batch query heads dim"]:
-        return outputs if seen.heads is None else reinforced(outputs, seen.heads, 0.0)
+        picked = self.picked(at)
+        return outputs if picked is None else reinforced(outputs, picked.heads, 0.0)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from jaxtyping import Bool
 from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedModel
 
-from lvlm_fix.apply import fix
+from lvlm_fix.attach import fix
 from lvlm_fix.errors import DataError, ModelError, SettingError
 from lvlm_fix.families import family_of
 from lvlm_fix.heads.table import HeadTable
@@ -36,6 +36,7 @@ from lvlm_fix.models import (
     revision_of,
     sample_photos,
 )
+from lvlm_fix.watches.heads import picked_by_table
 
 __all__ = ["Equality", "check", "export", "fold", "given_heads"]
 
@@ -61,14 +62,15 @@ def given_heads(method: VHR, model: PreTrainedModel) -> Bool[Tensor, "layers hea
     layers = sorted(method.acts_in(depth))
     if layers and layers[-1] >= depth:
         raise SettingError(f"there is no layer {layers[-1]}; this model has {depth}, from 0")
-    given = method.given_heads(depth, family.decoder.config.num_attention_heads)
-    if given is None:
+    picks = method.picks(depth)
+    if picks is None or picks.table is None:
         raise DataError(
             "only heads from a table are the same for every prompt: give the method a table"
         )
     acting = torch.zeros(depth, 1, dtype=torch.bool)
     acting[layers] = True
-    heads = given[1] & acting
+    scored = family.decoder.config.num_attention_heads
+    heads = picked_by_table(picks, depth, scored)[1] & acting
     if not heads.any():
         raise DataError(f"the table ({method.scoring}) picks no head in layers {layers}")
     return heads

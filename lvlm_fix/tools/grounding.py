@@ -27,7 +27,8 @@ from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedModel, ProcessorMixin
 
-from lvlm_fix.attention import PREFIX, SITE, Attend, register, row_logits, row_options
+from lvlm_fix.core.attached import Attached, is_attached
+from lvlm_fix.core.attention import Attend, row_logits, row_options
 from lvlm_fix.errors import InputError, ModelError, SettingError
 from lvlm_fix.families import family_of
 from lvlm_fix.heads.vhd import vision_aware_divergence
@@ -214,21 +215,17 @@ class _Recorder:
 
 def _passing(model: PreTrainedModel, recorder: _Recorder, run: Any) -> Any:
     """`run()` with the head outputs recorded; the model is left as it was."""
-    family = family_of(model)
-    wrapped: str = family.decoder.config._attn_implementation or "sdpa"
-    if wrapped.startswith(PREFIX):
+    family, attached = family_of(model), Attached()
+    if is_attached(family.decoder):
         raise ModelError(
             "this model is fixed; grounding measures the unmodified one: leave the fix first"
         )
     try:
-        model.set_attn_implementation({family.config_key: register(wrapped)})
-        for module in family.attentions:
-            module.__dict__[SITE] = recorder
+        sites = dict.fromkeys(family.attentions, recorder)
+        attached.attention(model, family.decoder, family.config_key, sites)
         return run()
     finally:
-        for module in family.attentions:
-            module.__dict__.pop(SITE, None)
-        model.set_attn_implementation({family.config_key: wrapped})
+        attached.undo()
 
 
 @torch.no_grad()

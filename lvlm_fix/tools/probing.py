@@ -27,10 +27,10 @@ from rich.progress import track
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from lvlm_fix.apply import fix
+from lvlm_fix.attach import fix
 from lvlm_fix.errors import LvlmFixError
 from lvlm_fix.families.family import family_of
-from lvlm_fix.method import Method, Seen
+from lvlm_fix.method import AtLayer, Method
 from lvlm_fix.methods import (
     ACT,
     ADHH,
@@ -177,8 +177,8 @@ def _batched(model: PreTrainedModel, inputs: dict[str, Tensor]) -> bool:
 class HalfWeights(Method):
     """Half of every weight: in the last layer of the prompt, in all layers of a new token."""
 
-    def attention_weights(self, weights: Tensor, seen: Seen) -> Tensor:
-        return weights / 2 if not seen.prefill or seen.layer == seen.layers - 1 else weights
+    def attention_weights(self, weights: Tensor, at: AtLayer) -> Tensor:
+        return weights / 2 if not at.prefill or at.layer == at.layers - 1 else weights
 
 
 @dataclass(frozen=True)
@@ -187,8 +187,8 @@ class HalfOutputs(Method):
     model computes them.
     """
 
-    def head_outputs(self, outputs: Tensor, seen: Seen) -> Tensor:
-        return outputs / 2 if not seen.prefill or seen.layer == seen.layers - 1 else outputs
+    def head_outputs(self, outputs: Tensor, at: AtLayer) -> Tensor:
+        return outputs / 2 if not at.prefill or at.layer == at.layers - 1 else outputs
 
 
 def _rows(model: PreTrainedModel, inputs: dict[str, Tensor]) -> str:

@@ -14,11 +14,12 @@ from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedModel, ProcessorMixin
 
-from lvlm_fix.apply import fix
+from lvlm_fix.attach import fix
 from lvlm_fix.errors import InputError, UnknownNameError
-from lvlm_fix.heads.metrics import METRICS
+from lvlm_fix.heads.metrics import METRICS, Scored
 from lvlm_fix.heads.table import HeadTable
 from lvlm_fix.models import DESCRIBE, prepare, revision_of
+from lvlm_fix.private import name_of
 from lvlm_fix.tools.effects import EFFECTS, Labelled, continued, head_effects
 
 __all__ = ["score_heads", "score_words"]
@@ -46,12 +47,12 @@ def score_heads(
             f"there is no head score {metric!r}; there are: {', '.join(METRICS)}; over words: {', '.join(EFFECTS)}"
         )
     rows = []
-    scoring = METRICS[metric]()
+    rule = METRICS[metric]()
     for image in images:
         inputs = prepare(model, processor, [image], [prompt])
-        if "answer" in scoring.needs:
+        if rule.of_answer:
             inputs = continued(inputs, _answer(model, inputs, max_new_tokens))
-        with fix(model, scoring) as handle:
+        with fix(model, Scored(rule)) as handle:
             model(**inputs, use_cache=False)
             rows.append(handle.scores()[0].float().cpu().numpy())
     if not rows:
@@ -92,7 +93,7 @@ def _table(
         "transformers": transformers.__version__,
     }
     deviation = scores.std(0, ddof=1) if len(scores) > 1 else np.zeros_like(scores[0])
-    model_name = name or model.config._name_or_path or type(model).__name__
+    model_name = name or name_of(model)
     return HeadTable(
         metric,
         scores.mean(0),

@@ -8,7 +8,6 @@ step has one row: where it is edited, `A'·V` is all there is.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -16,11 +15,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask
-from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from lvlm_fix.errors import ModelError
+from lvlm_fix.private import implementation, register_attention
 
 __all__ = ["register", "row_logits", "row_options", "weigh"]
 
@@ -31,30 +28,18 @@ PREFIX = "lvlm_fix_"
 
 
 def register(wrapped: str) -> str:
-    """Register the attention function that wraps `wrapped` (with its mask function); return its
-    name.
-    """
+    """Register the attention function that wraps `wrapped`; return its name."""
     name = PREFIX + wrapped
 
     def attention(module: nn.Module, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
-        plain = _implementation(module, wrapped)
+        plain = implementation(module, wrapped)
         site = module.__dict__.get(SITE)
-        return (
-            plain(module, *args, **kwargs)
-            if site is None
-            else site.attend(plain, module, *args, **kwargs)
-        )
+        if site is None:
+            return plain(module, *args, **kwargs)
+        return site.attend(plain, module, *args, **kwargs)
 
-    AttentionInterface.register(name, attention)
-    AttentionMaskInterface.register(name, ALL_MASK_ATTENTION_FUNCTIONS[wrapped])
+    register_attention(name, attention, wrapped)
     return name
-
-
-def _implementation(module: nn.Module, name: str) -> Attend:
-    """The attention function called `name`; "eager" is each modeling file's own."""
-    if name != "eager":
-        return ALL_ATTENTION_FUNCTIONS[name]
-    return sys.modules[type(module).__module__].eager_attention_forward
 
 
 def row_options(module: nn.Module, kwargs: Mapping[str, Any]) -> dict[str, Any]:
@@ -91,12 +76,15 @@ def row_logits(
     """
     batch, heads, n_rows, dim = query.shape
     key_heads, n_keys = key.shape[1], key.shape[2]
-    grouped = query.reshape(
-        batch, key_heads, heads // key_heads * n_rows, dim
-    )  # grouped-query without expanding keys
-    products = key @ grouped.transpose(-1, -2)  # keys first: on a CPU twice as fast for one row
-    logits = products.transpose(-1, -2).reshape(batch, heads, n_rows, n_keys).float()
-    logits = logits * (dim**-0.5 if scaling is None else scaling)
+    scale = dim**-0.5 if scaling is None else scaling
+    # grouped-query without expanding keys, and the scale within the product
+    grouped = query.reshape(batch * key_heads, -1, dim)
+    keys, nothing = key.flatten(0, 1), query[:1, 0, :1, :1]
+    if grouped.shape[1] == 1:  # keys first: on a CPU twice as fast for one row
+        logits = torch.baddbmm(nothing, keys, grouped.mT, beta=0, alpha=scale)
+    else:
+        logits = torch.baddbmm(nothing, grouped, keys.mT, beta=0, alpha=scale)
+    logits = logits.view(batch, heads, n_rows, n_keys).float()
     if softcap is not None:
         logits = softcap * torch.tanh(logits / softcap)
     if isinstance(mask, BlockMask):

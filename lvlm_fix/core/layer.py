@@ -1,0 +1,241 @@
+"""`Layer`: what acts in one decoder layer, sorted once, and the edits of its attention."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lvlm_fix.core.at import AtLayer, Live, Rows, Watch, closure
+from lvlm_fix.core.attention import Attend, row_logits, row_options, weigh
+from lvlm_fix.core.follower import Follower
+from lvlm_fix.core.method import Method
+from lvlm_fix.core.text import Pass
+from lvlm_fix.errors import InputError, ModelError
+
+__all__ = ["Layer"]
+
+Numbered = tuple[tuple[int, Method], ...]
+Lives = Mapping[Watch[Any], Live[Any]]
+
+
+class Layer:
+    """Stands in the attention module of one decoder layer while methods are attached.
+
+    Methods act in the order they were listed, at each place; places follow the data.
+    """
+
+    def __init__(
+        self, number: int, depth: int, follower: Follower, methods: Numbered, lives: Lives
+    ) -> None:
+        self.number, self.depth, self.follower, self.lives = number, depth, follower, lives
+        declared = [w for _, m in methods for w in m.watches(depth)]
+        self._here = [lives[watch] for watch in closure(declared)]
+        self._logits, self._weights, self._outputs, self._hidden = (
+            tuple((i, m) for i, m in methods if place in m.edits())
+            for place in ("attention_logits", "attention_weights", "head_outputs", "hidden_states")
+        )
+        self.acting = bool(methods)
+        # whether its attention must be seen for the methods to act
+        self.attends = bool(self._logits or self._weights or self._outputs or self._here)
+
+    def attend(
+        self, plain: Attend, module: nn.Module, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor | None]:
+        """The registered attention function: the wrapped implementation, then the edits."""
+        now = self._now()
+        if now is None:
+            output, weights = plain(module, *args, **kwargs)  # batch query heads dim
+            for tap in self.follower.taps:
+                tap(self.number, output)
+            return output, weights
+        now.reached.append(self.number)
+        if now.text.static and now.prompt_rows:
+            now.text.widest = max(now.text.widest, args[1].shape[2])
+        if not (self.acting and now.text.any_with_image):
+            return plain(module, *args, **kwargs)
+        for live in self._here:
+            live.enter(self.number, now)
+        return self._edit(plain, module, now, *args, **kwargs)
+
+    def _now(self) -> Pass | None:
+        """The pass that runs, where it is this thread's."""
+        now = self.follower.now
+        if now is None or torch.compiler.is_compiling():
+            return now
+        return now if now.thread == threading.get_ident() else None
+
+    def _edit(
+        self, plain: Attend, module: nn.Module, now: Pass, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor | None]:
+        query, key, value, *rest = args
+        mask = rest[0] if rest else kwargs.get("attention_mask")
+        text = now.text
+        if (
+            now.index is not None and text.static
+        ):  # behind the text are empty places, maybe unmasked
+            key, value = key[:, :, : text.length], value[:, :, : text.length]
+        at = self._at(now, key.shape[2], query.device)
+        looking = now.prompt_rows and any(live.wants_rows for live in self._here)
+        before = after = None
+        if now.editable and (self._logits or self._weights or looking):
+            self._check(kwargs)
+            before, after = self._edit_rows(at, now, query, key, mask, row_options(module, kwargs))
+        if after is not None and before is None:  # the row is all there is: keys are read once
+            output, weights = weigh(after, value).to(query.dtype), after.to(query.dtype)
+        else:
+            output, weights = plain(module, *args, **kwargs)
+            if before is not None and after is not None:
+                index = _index(now).to(output.device)
+                output = output.index_add(1, index, weigh(after - before, value).to(output.dtype))
+                if weights is not None and weights.ndim == 4:  # eager; flex attention returns sums
+                    weights = weights.index_copy(2, index, after.to(weights.dtype))
+        return self._edit_heads(at, now, output), weights
+
+    def _check(self, kwargs: Mapping[str, Any]) -> None:
+        for name in ("s_aux", "position_bias"):  # learned sinks; relative positions
+            if kwargs.get(name) is not None:
+                raise ModelError(f"attention with {name} cannot be edited by rows")
+        if kwargs.get("dropout"):
+            raise InputError("attention with dropout cannot be edited by rows: call model.eval()")
+
+    def _at(self, now: Pass, n_keys: int, device: torch.device) -> AtLayer:
+        """The context of one layer; masks are cut once per pass, number of keys and device."""
+        if (n_keys, device) not in now.masks:
+            text = now.text
+            now.masks[n_keys, device] = tuple(
+                mask.to(device)
+                for mask in (
+                    text.columns(text.image, n_keys),
+                    text.columns(text.before_image, n_keys),
+                    now.active,
+                    now.final,
+                )
+            )
+        image, before, active, _ = now.masks[n_keys, device]
+        prefill = now.prompt_rows > 0
+        return AtLayer(
+            self.number, self.depth, prefill, image, before, active, self.lives, now.prompt_rows,
+            now,
+        )  # fmt: skip
+
+    def _edit_rows(
+        self, at: AtLayer, now: Pass, query: Tensor, key: Tensor, mask: object, options: Any
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Weights of the rows that may be edited, before and after; both None for no edit.
+
+        Those before are None, too, where the one row is edited in every sample: nobody needs them.
+        """
+
+        def some(index: Tensor) -> Tensor:
+            rows = query.index_select(2, index)
+            return row_logits(rows, key, mask, index, query.shape[2], **options)
+
+        if now.index is None:
+            logits = row_logits(query, key, mask, None, query.shape[2], **options)
+        else:
+            logits = some(now.index.to(query.device))
+        edited = logits
+        for number, method in self._logits:
+            new = method.attention_logits(edited, self._for(at, now, method))
+            if new is not edited:
+                new = torch.where(edited > -torch.inf, new, edited)  # what is hidden stays hidden
+            edited = self._accept(at, now, number, method, edited, new)
+        weights = _softmax(edited, now)
+        plain = weights if edited is logits else None if now.whole else _softmax(logits, now)
+        if plain is not None and now.prompt_rows:
+            for live in self._here:
+                live.look(at, Rows(logits, plain, some))
+        at.logits = edited
+        for number, method in self._weights:
+            new = method.attention_weights(weights, self._for(at, now, method))
+            weights = self._accept(at, now, number, method, weights, new)
+        if weights is plain:
+            return None, None
+        return None if now.whole else plain, weights
+
+    def _for(self, at: AtLayer, now: Pass, method: Method) -> AtLayer:
+        """The context as one method sees it: the rows it may edit."""
+        _, _, active, final = now.masks[at.image.shape[1], at.image.device]
+        at.rows = final if method.reach == "last" else active
+        return at
+
+    def _accept(
+        self, at: AtLayer, now: Pass, number: int, method: Method, old: Tensor, new: Tensor
+    ) -> Tensor:
+        """Keep an edit only in the rows it may touch; remember which it changed."""
+        if new is old:
+            return old
+        if not now.whole:
+            new = torch.where(at.rows[:, None, :, None], new, old)
+        if now.index is None:
+            now.changed.append((number, (old, new)))  # compared behind the pass, all layers at once
+        else:
+            now.changed.append((number, ((new != old).any(-1, True),)))
+        return new
+
+    def _edit_heads(self, at: AtLayer, now: Pass, output: Tensor) -> Tensor:
+        """Let heads be chosen (at the end of a prompt), and edit their outputs."""
+        if now.prompt_rows:
+            for live in self._here:
+                live.leave(at, output)
+        for number, method in self._outputs:
+            at.rows = now.active
+            edited = method.head_outputs(output, at)
+            if edited is not output and not now.text.all_with_image:
+                shown = now.text.with_image.to(output.device)[:, None, None, None]
+                edited = torch.where(shown, edited, output)
+            if edited is not output:
+                now.changed.append((number, output.shape[1]))
+            output = edited
+        return output
+
+    def hook(self, part: str) -> Any:
+        """A hook that edits what this layer (or its MLP) gives: `hidden_states`."""
+        methods = [(i, m) for i, m in self._hidden if m.part == part]
+
+        def edit(_: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+            now = self._now()
+            if now is None or not now.text.any_with_image:
+                return None
+            hidden = output if isinstance(output, Tensor) else output[0]
+            at = self._at(now, now.text.length, hidden.device)
+            at.rows = _living(now, hidden.device)
+            new = hidden
+            for number, method in methods:
+                edited = method.hidden_states(new, at)
+                if edited is not new:
+                    edited = torch.where(at.rows[..., None], edited.to(hidden.dtype), new)
+                    now.changed.append((number, hidden.shape[1]))
+                new = edited
+            if new is hidden:
+                return None
+            return new if isinstance(output, Tensor) else (new, *output[1:])
+
+        return edit if methods else None
+
+
+def _index(now: Pass) -> Tensor:
+    """The rows that may be edited, by number."""
+    return torch.zeros_like(now.text.position) if now.index is None else now.index
+
+
+def _softmax(logits: Tensor, now: Pass) -> Tensor:
+    """The weights; a padding row of a prompt, which sees nothing, has none."""
+    return logits.softmax(-1).nan_to_num(0.0) if now.prompt_rows else logits.softmax(-1)
+
+
+def _living(now: Pass, device: torch.device) -> Tensor:
+    """Rows that are not padding, in samples with an image: batch query."""
+    key = "living", device
+    if key not in now.masks:
+        text, rows = now.text, now.prompt_rows
+        if not rows:
+            return text.with_image.to(device)[:, None].expand(-1, now.count)
+        living = text.valid[:, now.start : now.start + rows] & text.shown.any(-1, keepdim=True)
+        grown = text.shown.any(-1, keepdim=True).expand(-1, now.count - rows)
+        now.masks[key] = torch.cat((living, grown), 1).to(device)
+    return now.masks[key]

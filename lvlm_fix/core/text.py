@@ -1,0 +1,250 @@
+"""`Text`: what is known of a batch of growing texts; `Pass`: the positions one forward adds to it.
+
+A text belongs to the cache that holds its keys, and everything known of it belongs to positions.
+What is new is appended, what the caller cut is cut. Rows up to the prompt's end are the prompt's,
+whatever number of passes they come in; all others were generated, whatever number of them a pass
+brings.
+"""
+
+from __future__ import annotations
+
+import copy
+import threading
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Int, Shaped
+from torch import Tensor
+from torch.nn.functional import pad
+
+from lvlm_fix.errors import InputError
+
+__all__ = ["Pass", "State", "Text"]
+
+ROOM = 256  # columns to spare, so that a growing text seldom moves the masks
+
+
+class State:
+    """What a watch knows of one text. A twin that keeps more than nothing overrides these."""
+
+    def reorder(self, index: Int[Tensor, " batch"]) -> None:
+        """Follow the beams of each sample."""
+
+    def cut(self, columns: int, *, prompt: bool) -> None:
+        """The last `columns` are gone; `prompt`: some of the prompt is among them."""
+
+    def widen(self, columns: int) -> None:
+        """Give every mask over columns so many of them; new ones are empty."""
+
+
+@dataclass(eq=False)
+class Pass:
+    """The rows of one forward: positions `start` to `start + count` of a text. Never changed."""
+
+    text: Text
+    start: int
+    count: int
+    prompt_rows: int  # its first so many rows are the prompt's; 0 in plain decoding
+    complete: bool  # the prompt ends in this pass or before it
+    begins: bool  # it is the text's first
+    index: Int[Tensor, " row"] | None  # rows an edit may touch; None: the one there is
+    active: Bool[Tensor, "batch row"]  # of these, text behind the first image
+    final: Bool[Tensor, "batch row"]  # of these, rows that predict a token of the answer
+    last: Int[Tensor, " batch"] | None = None  # each sample's last prompt row, where it is here
+    whole: bool = False  # the one row there is may be edited in every sample
+    ids: Tensor | None = None  # batch count
+    masks: dict[Any, Any] = field(default_factory=dict)  # cut for so many keys, on a device
+    reached: list[int] = field(default_factory=list)  # layers whose attention passed
+    changed: list[tuple[int, Any]] = field(default_factory=list)  # method, and rows it changed
+    thread: int = field(default_factory=threading.get_ident)
+
+    @property
+    def end(self) -> int:
+        """Columns of the text behind this pass."""
+        return self.start + self.count
+
+    @property
+    def editable(self) -> bool:
+        """Whether any row of this pass may be edited."""
+        return self.text.any_with_image and (self.index is None or len(self.index) > 0)
+
+
+@dataclass(eq=False)
+class Text:
+    """Masks over columns (they grow with the text; there is room to spare), and what is known."""
+
+    owner: object  # whose text it is: another attach does not know it
+    image_tokens: tuple[int, ...]
+    batch: int
+    static: bool  # the cache has its final width from the start
+    device: torch.device
+    length: int = 0  # columns in use
+    end: int = 0  # columns of the prompt
+    shown: Tensor = field(init=False)  # on the CPU, batch columns: image tokens of the prompt
+    valid: Tensor = field(init=False)  # the same: what is not padding
+    prompt_ids: Tensor = field(init=False)  # the same: ids of the prompt
+    written: list[Tensor] = field(default_factory=list)  # ids passed after the first prompt
+    widest: int = 0  # columns of a static cache
+    kept: dict[Any, State] = field(default_factory=dict)  # by watch
+    edited: dict[int, Tensor] = field(default_factory=dict)  # by method: rows that changed
+
+    def __post_init__(self) -> None:
+        self.shown = torch.zeros(self.batch, 0, dtype=torch.bool)
+        self.valid, self.prompt_ids = self.shown, self.shown.long()
+        self._upload()
+        self.position = torch.zeros(1, dtype=torch.long, device=self.device)
+
+    def _upload(self) -> None:
+        """Masks on the device, from those on the CPU."""
+        behind = self.shown.cumsum(-1) > 0
+        some = self.shown.any(-1)
+        self.any_with_image, self.all_with_image = bool(some.any()), bool(some.all())
+        self.image, self.before_image, self.with_image = (
+            mask.to(self.device, non_blocking=True)
+            for mask in (self.shown, self.valid & ~behind, some)
+        )
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Text:
+        """A copied cache goes on by itself; watches are what they were."""
+        copied = copy.copy(self)
+        memo[id(self)] = copied
+        copied.written, copied.position = list(self.written), self.position.clone()
+        copied.edited = {number: count.clone() for number, count in self.edited.items()}
+        copied.kept = {watch: copy.deepcopy(state, memo) for watch, state in self.kept.items()}
+        return copied
+
+    def advance(self, ids: Tensor, valid: Tensor | None, promised: int | None) -> Pass:
+        """The pass that appends `ids` (batch count); `promised`: where the prompt is to end."""
+        start, count = self.length, ids.shape[1]
+        if promised is None and count == 1 and start:
+            promised = self.end
+        end = start + count if promised is None else promised
+        self.length = start + count
+        self.position.add_(count) if start else self.position.fill_(count - 1)
+        if start >= end:
+            return self._generated(ids, start, count)
+        self.end = end
+        self._read(ids, valid, start, min(self.length, end))
+        self.widen(self.length if self.static else self.length + ROOM)
+        return self._prompt(ids, start, count)
+
+    def _generated(self, ids: Tensor, start: int, count: int) -> Pass:
+        """A pass over tokens behind the prompt: every one of them predicts another."""
+        self.written.append(ids)
+        if self.length > self.image.shape[1]:
+            self.widen(self.length + ROOM)
+        rows = self.with_image[:, None].expand(-1, count)
+        index = None if count == 1 else torch.arange(count, device=self.device)
+        whole = count == 1 and self.all_with_image
+        return Pass(self, start, count, 0, True, False, index, rows, rows, whole=whole, ids=ids)
+
+    def _read(self, ids: Tensor, valid: Tensor | None, start: int, stop: int) -> None:
+        """Take in the columns of the prompt that this pass brings: the device is asked once."""
+        new = ids[:, : stop - start]
+        kept = torch.ones_like(new) if valid is None else valid[:, : stop - start].to(new)
+        host, known = torch.stack((new, kept)).cpu()
+        grown = start - self.shown.shape[1]  # the text generated in between
+        self.shown = torch.cat((pad(self.shown, (0, grown)), _among(host, self.image_tokens)), 1)
+        self.valid = torch.cat((pad(self.valid, (0, grown), value=True), known.bool()), 1)
+        self.prompt_ids = torch.cat((pad(self.prompt_ids, (0, grown), value=-1), host), 1)
+        if stop - start < ids.shape[1]:
+            self.written.append(ids[:, stop - start :])
+        self._upload()
+
+    def _prompt(self, ids: Tensor, start: int, count: int) -> Pass:
+        """A pass that begins in the prompt; behind its end it may bring generated tokens too."""
+        rows = min(self.end, self.length) - start
+        complete = self.length >= self.end
+        columns = torch.arange(self.length)
+        shown, valid = (
+            pad(mask, (0, self.length - mask.shape[1]), value=value)
+            for mask, value in ((self.shown, False), (self.valid, True))
+        )
+        behind = shown.cumsum(-1) > 0
+        last = (columns[: self.end] * valid[:, : self.end]).amax(-1)  # of each sample's prompt
+        final = (columns >= self.end) | ((columns == last[:, None]) & complete)
+        final = (final & shown.any(-1, keepdim=True))[:, start:]
+        active = (valid & behind & ~shown)[:, start:]
+        index = (active | final).any(0).nonzero().flatten()
+        here = complete and bool((last >= start).all())
+        on = self.device
+        return Pass(
+            self, start, count, rows, complete, start == 0, index.to(on),
+            active[:, index].to(on), final[:, index].to(on),
+            (last - start).to(on) if here else None, ids=ids,
+        )  # fmt: skip
+
+    def cut(self, length: int) -> None:
+        """Only the first `length` columns are left: the caller cropped the cache."""
+        prompt = length < self.end
+        if prompt:
+            self.shown, self.valid, self.prompt_ids = (
+                mask[:, :length] for mask in (self.shown, self.valid, self.prompt_ids)
+            )
+            self.end, self.written = length, []
+            self._upload()
+            self.widen(length + ROOM)
+        else:
+            self._trim(length - self.end)
+        for state in self.kept.values():
+            state.cut(self.length - length, prompt=prompt)
+        self.length = length
+        self.position.fill_(length - 1)
+
+    def _trim(self, tokens: int) -> None:
+        """Keep so many of the tokens behind the prompt."""
+        together = torch.cat(self.written, 1)[:, :tokens] if self.written else None
+        self.written = [] if together is None else [together]
+
+    def widen(self, columns: int) -> None:
+        """Give every mask at least so many columns; new ones are empty."""
+        columns = max(columns, self.widest)
+        self.image, self.before_image = wide(self.image, columns), wide(self.before_image, columns)
+        for state in self.kept.values():
+            state.widen(columns)
+
+    def reorder(self, index: Int[Tensor, " batch"]) -> None:
+        """Follow the beams: of one sample they share the prompt, and differ in what grows."""
+        self.written = [ids.index_select(0, index.to(ids.device)) for ids in self.written]
+        for state in self.kept.values():
+            state.reorder(index)
+
+    def select(self, index: Int[Tensor, " rows"]) -> None:
+        """Go on with some samples, or with several copies of them."""
+        host = index.cpu()
+        self.shown, self.valid, self.prompt_ids = (
+            mask[host] for mask in (self.shown, self.valid, self.prompt_ids)
+        )
+        self.batch = len(host)
+        self._upload()
+        self.reorder(index)
+        self.widen(self.length if self.static else self.length + ROOM)
+
+    def columns(
+        self, mask: Shaped[Tensor, "*rest columns"], n_keys: int
+    ) -> Shaped[Tensor, "*rest key"]:
+        """The part of a mask that belongs to `n_keys` keys: the last in a window, else the first."""
+        if n_keys == mask.shape[-1]:
+            return mask
+        if self.static and n_keys < mask.shape[-1]:  # where a window starts is on the device
+            start = (self.position.to(mask.device) + 1 - n_keys).clamp_min(0)
+            return mask.index_select(-1, start + torch.arange(n_keys, device=mask.device))
+        start = max(0, self.length - n_keys)
+        return wide(mask[..., start : start + n_keys], n_keys)
+
+    def check(self, ids: Tensor) -> None:
+        """Raise `InputError` where a pass has another batch than the text."""
+        if len(ids) != self.batch:
+            raise InputError(
+                f"this cache holds {self.batch} texts, and {len(ids)} go on from it: pass as many"
+            )
+
+
+def wide(mask: Shaped[Tensor, "*rest columns"], columns: int) -> Shaped[Tensor, "*rest wide"]:
+    """The mask with so many columns, new ones empty."""
+    return pad(mask, (0, columns - mask.shape[-1])) if mask.shape[-1] != columns else mask
+
+
+def _among(ids: Tensor, tokens: tuple[int, ...]) -> Tensor:
+    return torch.isin(ids, torch.tensor(tokens))

@@ -1,0 +1,37 @@
+"""What methods may need beside the tensor they edit: one need per file.
+
+A watch is a frozen dataclass that a method declares (`Method.watches`) and reads (`at[watch]`).
+"""
+
+from lvlm_fix.watches.branch import Branch
+from lvlm_fix.watches.column_means import ColumnMeans
+from lvlm_fix.watches.early_layers import EarlyLayers
+from lvlm_fix.watches.heads import HeadRule, Picked, PickedHeads, upper_half
+from lvlm_fix.watches.no_image import WithoutImage
+from lvlm_fix.watches.rows import LastRows, TextRows
+from lvlm_fix.watches.sinks import ChannelSinks, ReceivedSinks, sink_masks
+from lvlm_fix.watches.tower_looks import TowerLooks, local_and_summary
+from lvlm_fix.watches.views import DisturbedPrompt, NoImage, NoisedImage, View, diffused
+
+__all__ = [
+    "Branch",
+    "ChannelSinks",
+    "ColumnMeans",
+    "DisturbedPrompt",
+    "EarlyLayers",
+    "HeadRule",
+    "LastRows",
+    "NoImage",
+    "NoisedImage",
+    "Picked",
+    "PickedHeads",
+    "ReceivedSinks",
+    "TextRows",
+    "TowerLooks",
+    "View",
+    "WithoutImage",
+    "diffused",
+    "local_and_summary",
+    "sink_masks",
+    "upper_half",
+]

@@ -1,0 +1,216 @@
+"""Attention sinks: by channels of the hidden state that grow massive on them, or by the attention
+that they receive (arXiv 2503.03321).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Bool, Float, Int, Shaped
+from torch import Tensor
+from transformers import PretrainedConfig
+
+from lvlm_fix.core.at import AtLayer, Host, Live, Rows, Watch, kept
+from lvlm_fix.core.attached import Attached
+from lvlm_fix.core.text import Pass, State, Text, wide
+from lvlm_fix.families import Family, entering
+
+__all__ = ["ChannelSinks", "ReceivedSinks", "is_sink", "published_channels", "sink_masks"]
+
+# (model type, hidden size, layers, intermediate size) of the decoder -> channels, from the paper
+PUBLISHED = {
+    ("llama", 4096, 32, 11008): (1415, 2533),  # LLaMA-2-7B, so Vicuna and LLaVA-1.5-7B
+    ("llama", 5120, 40, 13824): (2100, 4743),  # LLaMA-2-13B
+    ("qwen2_vl_text", 3584, 28, 18944): (458, 2570),  # Qwen2-VL-7B
+    ("internlm2", 4096, 32, 14336): (3584,),  # InternVL2-8B
+}
+
+
+def published_channels(config: PretrainedConfig) -> tuple[int, ...]:
+    """The sink channels the paper gives for a decoder of this type and size; empty for others."""
+    settings = config.to_dict()
+    size = tuple(
+        settings.get(key)
+        for key in ("model_type", "hidden_size", "num_hidden_layers", "intermediate_size")
+    )
+    return next((found for of, found in PUBLISHED.items() if of == size), ())
+
+
+def is_sink(
+    hidden: Float[Tensor, "batch query width"], channels: Int[Tensor, " channels"], threshold: float
+) -> Bool[Tensor, "batch query"]:
+    """Where `max_{d ∈ channels} |x_d| / RMS(x) ≥ threshold`, for what enters a layer."""
+    norm = torch.linalg.vector_norm(hidden, dim=-1, dtype=torch.float32)  # RMS · √width
+    peak = hidden.index_select(-1, channels).float().abs().amax(-1)
+    return peak >= norm * (threshold / math.sqrt(hidden.shape[-1]))
+
+
+def sink_masks(
+    image: Bool[Tensor, "batch key"], sinks: Shaped[Tensor, "batch key"]
+) -> Float[Tensor, "batch 3 key"]:
+    """Of every key, 1 or 0: is it an image token, is it a sink, is it an image token and none."""
+    inside, sinks = image.float(), sinks.float()
+    return torch.stack((inside, sinks, inside * (1 - sinks)), dim=1)
+
+
+@dataclass
+class Sinks(State):
+    """Masks of one text, by layer: batch 3 columns (`sink_masks`)."""
+
+    masks: dict[int, Tensor] = field(default_factory=dict)
+
+    def widen(self, columns: int) -> None:
+        self.masks = {layer: wide(mask, columns) for layer, mask in self.masks.items()}
+
+    def reorder(self, index: Int[Tensor, " batch"]) -> None:
+        self.masks = {
+            layer: mask.index_select(0, index.to(mask.device)) for layer, mask in self.masks.items()
+        }
+
+
+class _Sinks(Live["Float[Tensor, 'batch 3 key'] | None"]):
+    """What both rules have in common."""
+
+    def value(self, at: AtLayer) -> Float[Tensor, "batch 3 key"] | None:
+        assert at.now is not None
+        mask = kept(at.now.text, self.watch, Sinks).masks.get(at.layer)
+        if mask is None:
+            return None
+        return at.now.text.columns(mask, at.image.shape[1]).to(at.image.device)
+
+    def told(self, text: Text) -> dict[str, dict[int, list[int]]]:
+        masks = kept(text, self.watch, Sinks).masks
+        return {"sinks": {n: mask[:, 1].sum(-1).int().tolist() for n, mask in masks.items()}}
+
+
+@dataclass(frozen=True)
+class ChannelSinks(Watch["Float[Tensor, 'batch 3 key'] | None"]):
+    """Sinks by massive channels: the published ones, or those of this model's first tokens.
+
+    `at[ChannelSinks()]`: batch 3 key (`sink_masks`), per layer; None in a model without such
+    channels.
+    """
+
+    threshold: float = 20.0  # τ on |x_d| / RMS(x), unitless
+
+    def live(self, host: Host) -> _Channels:
+        return _Channels(self, host)
+
+
+class _Channels(_Sinks):
+    def __init__(self, watch: ChannelSinks, host: Host) -> None:
+        super().__init__(watch)
+        self._host, self._threshold = host, watch.threshold
+        self._channels: Tensor | None = None  # None before the first prompt
+        self._entering: dict[int, Tensor] = {}  # of this pass, by layer, until its attention runs
+
+    def attach(self, attached: Attached) -> None:
+        self._host.entering(attached, sorted(self._host.layers), self._keep)
+
+    def _keep(self, layer: int, hidden: Tensor) -> None:
+        self._entering[layer] = hidden
+
+    def begin(self, now: Pass) -> None:
+        self._entering.clear()
+        if self._channels is None:
+            text = now.text
+            first = text.prompt_ids[torch.arange(text.batch), text.valid.int().argmax(-1)][:, None]
+            with self._host.unedited():
+                found = published_channels(self._host.family.decoder.config) or discover_channels(
+                    self._host.family, first.to(text.device), self._threshold
+                )
+            self._channels = torch.tensor(found, device=text.device, dtype=torch.long)
+            self._entering.clear()
+
+    def enter(self, layer: int, now: Pass) -> None:
+        hidden = self._entering.pop(layer, None)
+        assert self._channels is not None
+        if hidden is None or not self._channels.numel():
+            return
+        text, state = now.text, kept(now.text, self.watch, Sinks)
+        new = is_sink(hidden.detach(), self._channels.to(hidden.device), self._threshold)
+        if not now.prompt_rows:
+            mask = state.masks[layer]
+            if now.count == 1:  # a column of text, in place
+                mask.select(1, 1).index_copy_(1, text.position.to(mask.device), new.to(mask.dtype))
+            else:
+                mask[:, 1, now.start : now.end] = new.to(mask.dtype)
+            return
+        columns = now.prompt_rows
+        valid = text.valid[:, now.start : now.start + columns].to(new.device)
+        new = torch.cat((new[:, :columns] & valid, new[:, columns:]), 1)
+        before = state.masks.get(layer)
+        if before is None:
+            before = torch.zeros(text.batch, 3, 0, device=new.device)
+        sinks = torch.cat((wide(before[:, 1, : now.start], now.start), new.float()), 1)
+        width = text.image.shape[1]
+        state.masks[layer] = sink_masks(text.image.to(sinks.device), wide(sinks, width))
+
+
+@dataclass(frozen=True)
+class ReceivedSinks(Watch["Float[Tensor, 'batch 3 key'] | None"]):
+    """Sinks by received attention: keys that the prompt's text rows give more than `factor` times
+    the uniform share, on average over rows and heads (ours).
+
+    `at[ReceivedSinks(5.0)]`: batch 3 key (`sink_masks`), per layer.
+    """
+
+    factor: float = 5.0
+
+    def live(self, host: Host) -> _Received:
+        return _Received(self, self.factor)
+
+
+class _Received(_Sinks):
+    wants_rows = True
+    whole_prompt = True
+
+    def __init__(self, watch: ReceivedSinks, factor: float) -> None:
+        super().__init__(watch)
+        self._factor = factor
+
+    def look(self, at: AtLayer, rows: Rows) -> None:
+        now = at.now
+        assert now is not None and now.index is not None
+        text, device = now.text, rows.weights.device
+        own = (now.active | now.final).to(device) & (now.index.to(device) < now.prompt_rows)
+        own = own[:, None, :, None]
+        mean = (rows.weights * own).sum((1, 2)) / (
+            own.sum((1, 2)) * rows.weights.shape[1]
+        ).clamp_min(1)
+        count = text.valid.sum(-1, keepdim=True).to(device)
+        found = sink_masks(at.image, mean * count > self._factor)
+        kept(text, self.watch, Sinks).masks[at.layer] = wide(found, text.image.shape[1])
+
+
+@torch.no_grad()
+def discover_channels(
+    family: Family, first: Int[Tensor, "batch 1"], threshold: float
+) -> tuple[int, ...]:
+    """Channels with `|x_d| / RMS(x) > threshold` on the first token in more than half of the middle
+    layers.
+
+    `first` holds the first token of a few prompts; a first token sees only itself, so one token is
+    enough. Ours: no rule is published. Empty for a model without massive channels.
+    """
+    entered: list[Tensor] = []
+
+    def keep(_: torch.nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
+        entered.append(entering(args, kwargs))
+
+    hooks = [layer.register_forward_pre_hook(keep, with_kwargs=True) for layer in family.layers]
+    try:
+        embeddings = family.decoder.get_input_embeddings()(first)
+        family.decoder(inputs_embeds=embeddings, use_cache=False)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    quarter = len(entered) // 4
+    middle = torch.stack(
+        [hidden[:, 0].float().cpu() for hidden in entered[quarter : len(entered) - quarter]]
+    )
+    ratio = middle.abs() / middle.square().mean(-1, keepdim=True).sqrt()  # layers batch width
+    often = (ratio > threshold).float().mean((0, 1)) > 0.5
+    return tuple(often.nonzero().flatten().tolist())
