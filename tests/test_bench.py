@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import lvlm_fix as lf
-from lvlm_fix import bench as benching
+from lvlm_fix.tools import bench as benching
 from lvlm_fix.tools.geometries import GEOMETRIES, Subject, subject
 from lvlm_fix.tools.miniature import miniature
 

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 import lvlm_fix as lf
-from lvlm_fix import export as exporting
+from lvlm_fix.tools import export as exporting
 from lvlm_fix.families import family_of
 from lvlm_fix.tools.miniature import miniature
 

@@ -10,10 +10,14 @@ import pytest
 import torch
 
 import lvlm_fix as lf
-from lvlm_fix.heads.metrics import ImageCentric, RetrievalPicture, RetrievalPrompt, SpinScore
+from lvlm_fix.heads.metrics import VHD, ImageCentric, RetrievalPicture, RetrievalPrompt, SpinScore
 from lvlm_fix.heads.table import HeadTable, compare
-from lvlm_fix.method import Seen
+from lvlm_fix.core.at import closure
+from lvlm_fix.method import AtLayer
 from lvlm_fix.tools.miniature import miniature
+from lvlm_fix.watches import LastRows, PickedHeads, TextRows, WithoutImage
+from lvlm_fix.watches.heads import picked_by_table
+from lvlm_fix.watches.rows import Prompted
 
 
 def table(mean: Any, metric: str = "vhd") -> HeadTable:
@@ -21,18 +25,18 @@ def table(mean: Any, metric: str = "vhd") -> HeadTable:
     return HeadTable(metric, mean, np.zeros_like(mean), 1, "hand-made", None, "Describe.", {})
 
 
-def scoring(weights: torch.Tensor) -> Seen:
+def scoring(weights: torch.Tensor) -> AtLayer:
     """Three text rows (tokens 2, 3 and 4) that see five keys, of which 0 and 1 are image tokens;
     one sample.
     """
     image = torch.tensor([[True, True, False, False, False]])
-    seen = Seen(0, 1, True, image, torch.zeros_like(image), torch.ones(1, 3, dtype=torch.bool))
-    seen.ids, seen.positions, seen.last = (
-        torch.tensor([[9, 9, 4, 6, 4]]),
-        torch.tensor([2, 3, 4]),
-        torch.tensor([2]),
-    )
-    seen.weights, seen.logits = weights, weights * 10 - 1
+    rows = torch.ones(1, 3, dtype=torch.bool)
+    ids = torch.tensor([[9, 9, 4, 6, 4]])
+    logits = weights * 10 - 1
+    every = Prompted(logits, weights, rows, torch.tensor([2, 3, 4]), ids)
+    last = Prompted(logits[:, :, 2:], weights[:, :, 2:], rows[:, 2:], torch.tensor([4]), ids)
+    values = {TextRows(): every, LastRows(): last}
+    seen = AtLayer(0, 1, True, image, torch.zeros_like(image), rows, values)
     return seen
 
 
@@ -49,9 +53,9 @@ WEIGHTS = torch.tensor(
 
 def test_scores_of_the_last_row() -> None:
     seen = scoring(WEIGHTS)
-    torch.testing.assert_close(ImageCentric().score_heads(seen), torch.tensor([[0.4, 0.1]]))
+    torch.testing.assert_close(ImageCentric().score(seen), torch.tensor([[0.4, 0.1]]))
     torch.testing.assert_close(
-        SpinScore().score_heads(seen), torch.tensor([[2.0, -1.0]])
+        SpinScore().score(seen), torch.tensor([[2.0, -1.0]])
     )  # 10·0.4 − 2, 10·0.1 − 2
 
 
@@ -60,11 +64,11 @@ def test_retrieval_counts_the_rows_whose_token_is_copied() -> None:
     # 4), and 4 is said;
     # head 1 looks at the picture twice
     seen = scoring(WEIGHTS)
-    assert RetrievalPicture().score_heads(seen).tolist() == [[0.5, 1.0]]
-    assert RetrievalPrompt().score_heads(seen).tolist() == [[0.5, 0.0]]
-    seen.rows[0, 0] = False  # an image or padding row in this sample
-    assert RetrievalPicture().score_heads(seen).tolist() == [[0.0, 1.0]]
-    assert RetrievalPrompt().score_heads(seen).tolist() == [[1.0, 0.0]]
+    assert RetrievalPicture().score(seen).tolist() == [[0.5, 1.0]]
+    assert RetrievalPrompt().score(seen).tolist() == [[0.5, 0.0]]
+    seen[TextRows()].rows[0, 0] = False  # an image or padding row in this sample
+    assert RetrievalPicture().score(seen).tolist() == [[0.0, 1.0]]
+    assert RetrievalPrompt().score(seen).tolist() == [[1.0, 0.0]]
 
 
 def test_tables_are_compared_by_rank_and_by_their_top_heads() -> None:
@@ -87,6 +91,13 @@ def test_tables_are_compared_by_rank_and_by_their_top_heads() -> None:
         compare(one, other, top=7)
 
 
+def given(method: lf.VHR) -> tuple[torch.Tensor, torch.Tensor]:
+    """Scores and heads by the table of a method, 4 layers of 3 heads."""
+    picks = method.picks(4)
+    assert picks is not None
+    return picked_by_table(picks, 4, 3)
+
+
 def test_a_table_picks_the_upper_half_of_every_layer_or_the_top_heads_of_the_layers_acted_in() -> (
     None
 ):
@@ -96,14 +107,14 @@ def test_a_table_picks_the_upper_half_of_every_layer_or_the_top_heads_of_the_lay
         [6, 5, 4],
         [np.nan, 7, 1],
     ]  # 4 layers, 3 heads; VHR acts in 1 and 3 here
-    scores, heads = lf.VHR(table=table(mean), layers=(1, 3)).given_heads(4, 3)
+    scores, heads = given(lf.VHR(table=table(mean), layers=(1, 3)))
     assert scores.shape == heads.shape == (4, 3)
     assert heads[:3].tolist() == [[True, False, False], [False, False, True], [True, False, False]]
-    _, top = lf.VHR(table=table(mean), layers=(1, 3), top=3).given_heads(4, 3)
+    _, top = given(lf.VHR(table=table(mean), layers=(1, 3), top=3))
     assert top.nonzero().tolist() == [[1, 1], [1, 2], [3, 1]]
-    _, many = lf.VHR(table=table(mean), layers=(1, 3), top=50).given_heads(4, 3)
+    _, many = given(lf.VHR(table=table(mean), layers=(1, 3), top=50))
     assert many.sum() == 5  # the head without a score is not picked
-    assert lf.VHR().given_heads(4, 3) is None
+    assert lf.VHR().picks(4) == PickedHeads(VHD())
 
 
 def test_vhr_by_a_table_scales_its_heads_without_a_pass_of_its_own() -> None:
@@ -111,7 +122,8 @@ def test_vhr_by_a_table_scales_its_heads_without_a_pass_of_its_own() -> None:
     layers, heads = 5, 6
     mean = torch.rand(layers, heads)
     method = lf.VHR(table=table(mean.numpy()), strength=3.0)
-    assert "no_image" not in method.needs and "no_image" in lf.VHR().needs
+    assert WithoutImage() not in closure(method.watches(5))
+    assert WithoutImage() in closure(lf.VHR().watches(5))
     with torch.no_grad(), lf.fix(model, method) as handle:
         found = model(**inputs).logits
         torch.testing.assert_close(handle.scores()[:, 1], mean[1].expand(2, heads))

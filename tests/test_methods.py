@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import pytest
 import torch
 
 import lvlm_fix as lf
 from lvlm_fix.heads.picks import upper_half
 from lvlm_fix.heads.vhd import vision_aware_divergence
-from lvlm_fix.method import Seen
-from lvlm_fix.methods.paint import local_and_summary
+from lvlm_fix.method import AtLayer
 from lvlm_fix.methods.vhr import default_layers
+from lvlm_fix.watches import ColumnMeans, Picked, TowerLooks, local_and_summary
+from lvlm_fix.watches.column_means import Received
 from lvlm_fix.watches.sinks import is_sink, sink_masks
+
+TWO = lf.HeadTable("vhd", np.eye(2), np.zeros((2, 2)), 1, "made-up", None, "", {})
 
 
 def test_divergence_is_the_euclidean_distance_per_head() -> None:
@@ -59,19 +63,26 @@ def test_the_layers_are_the_papers_at_32_and_scaled_elsewhere() -> None:
 def test_vhr_scales_the_chosen_heads_of_each_sample_and_nothing_else() -> None:
     outputs = torch.ones(2, 3, 5, 7)  # batch query heads dim
     heads = torch.tensor([[True, False, False, True, False], [False, False, True, False, False]])
-    seen = Seen(
+    picks = lf.VHR().picks(6)
+    seen = AtLayer(
         1,
         6,
         True,
         torch.zeros(2, 11, dtype=torch.bool),
         torch.zeros(2, 11, dtype=torch.bool),
         torch.ones(2, 3).bool(),
+        values={picks: None},
+        prompt_rows=3,
     )
     assert torch.equal(lf.VHR().head_outputs(outputs, seen), outputs)  # no heads chosen yet
-    seen.heads = heads
+    seen.values = {picks: Picked(torch.rand(2, 5), heads)}
     edited = lf.VHR(strength=3.0).head_outputs(outputs, seen)
     assert torch.equal(edited, torch.where(heads[:, None, :, None], 3.0, 1.0).expand_as(outputs))
     assert torch.equal(lf.VHR(prefill=False).head_outputs(outputs, seen), outputs)
+    seen.prompt_rows = 2  # the last row was generated
+    late = lf.VHR(strength=3.0, prefill=False).head_outputs(outputs, seen)
+    assert torch.equal(late[:, :2], outputs[:, :2])
+    assert torch.equal(late[:, 2:], edited[:, 2:])
 
 
 def test_var_moves_the_share_of_every_sink_to_the_other_image_keys_in_proportion() -> None:
@@ -85,7 +96,9 @@ def test_var_moves_the_share_of_every_sink_to_the_other_image_keys_in_proportion
             [0.6, 0.0, 0.1, 0.05, 0.25],  # 0.15 on the image: too little
         ]
     )
-    seen = Seen(0, 3, True, image, torch.zeros_like(image), torch.ones(1, 3).bool(), sinks=sinks)
+    seen = AtLayer(
+        0, 3, True, image, torch.zeros_like(image), torch.ones(1, 3).bool(), {lf.VAR().sinks: sinks}
+    )
     edited = lf.VAR(share=0.5).attention_weights(rows[None, None], seen)[0, 0]
     torch.testing.assert_close(
         edited[0], torch.tensor([0.15, 0.05, 0.45, 0.15, 0.2])
@@ -100,7 +113,15 @@ def test_var_decides_per_head() -> None:
     image = torch.tensor([[False, True, True]])
     sinks = sink_masks(image, torch.tensor([[True, False, False]]))
     weights = torch.tensor([[[[0.5, 0.25, 0.25]], [[0.9, 0.05, 0.05]]]])  # two heads, one row
-    seen = Seen(0, 3, False, image, torch.zeros_like(image), torch.ones(1, 1).bool(), sinks=sinks)
+    seen = AtLayer(
+        0,
+        3,
+        False,
+        image,
+        torch.zeros_like(image),
+        torch.ones(1, 1).bool(),
+        {lf.VAR().sinks: sinks},
+    )
     edited = lf.VAR(share=1.0).attention_weights(weights, seen)
     torch.testing.assert_close(edited, torch.tensor([[[[0.0, 0.5, 0.5]], [[0.9, 0.05, 0.05]]]]))
 
@@ -123,10 +144,9 @@ def test_heads_are_chosen_once_per_prompt() -> None:
     model, inputs = miniature("llava")
     with torch.no_grad(), lf.fix(model, "vhr") as handle:
         model.generate(**inputs, max_new_tokens=1, do_sample=False)
-        first = {key: heads.clone() for key, heads in handle._prompt.heads.items()}
-        scores = handle.scores()
+        first, scores = handle.report()[0].heads, handle.scores()
         model.generate(**inputs, max_new_tokens=8, do_sample=False)
-        assert all(torch.equal(first[key], heads) for key, heads in handle._prompt.heads.items())
+        assert first and handle.report()[0].heads == first
         assert torch.equal(handle.scores().nan_to_num(), scores.nan_to_num())
 
 
@@ -161,18 +181,18 @@ def test_methods_are_parsed_in_order_with_their_settings() -> None:
 
 def context(
     image: list[int], keys: int, *, before: Sequence[int] = (), prefill: bool = True, rows: int = 1
-) -> Seen:
+) -> AtLayer:
     """One sample of so many keys, of which some are image tokens and some stand before them."""
     masks = [torch.tensor([[key in group for key in range(keys)]]) for group in (image, before)]
-    return Seen(1, 5, prefill, *masks, torch.ones(1, rows, dtype=torch.bool))
+    return AtLayer(1, 5, prefill, *masks, torch.ones(1, rows, dtype=torch.bool), values={})
 
 
 def test_act_shrinks_the_sinks_of_a_head_and_gives_their_mass_to_the_rest_in_proportion() -> None:
     seen = context([1, 2], 5, before=[0])
     # above 2/5 on average: key 0 in both heads, but it is the initial token; key 2 in head 0, key 3
     # in head 1
-    seen.received = torch.tensor([[[0.9, 0.1, 0.5, 0.1, 0.1], [0.9, 0.1, 0.1, 0.41, 0.4]]])
-    seen.tokens = torch.tensor([5])
+    mean = torch.tensor([[[0.9, 0.1, 0.5, 0.1, 0.1], [0.9, 0.1, 0.1, 0.41, 0.4]]])
+    seen.values = {ColumnMeans(): Received(mean, torch.tensor([5]))}
     rows = torch.tensor([[[[0.2, 0.1, 0.5, 0.1, 0.1]], [[0.2, 0.1, 0.5, 0.1, 0.1]]]])
     method = lf.ACT(threshold=2.0, remaining=0.4)
     edited = method.attention_weights(rows, seen)
@@ -181,8 +201,9 @@ def test_act_shrinks_the_sinks_of_a_head_and_gives_their_mass_to_the_rest_in_pro
     torch.testing.assert_close(edited[0, 1, 0], torch.tensor([0.2, 0.1, 0.5, 0.1, 0.1]) * (1 + 0.06 / 0.9) * (
         torch.tensor([1, 1, 1, 0.0, 1])) + torch.tensor([0, 0, 0, 0.04, 0]))  # fmt: skip
     torch.testing.assert_close(edited.sum(-1), torch.ones(1, 2, 1))
-    seen.heads = torch.tensor([[False, True]])
-    only = method.attention_weights(rows, seen)
+    chosen = lf.ACT(threshold=2.0, remaining=0.4, table=TWO)
+    seen.values |= {chosen.picks(5): Picked(torch.zeros(1, 2), torch.tensor([[False, True]]))}
+    only = chosen.attention_weights(rows, seen)
     assert torch.equal(only[0, 0], rows[0, 0]) and torch.equal(only[0, 1], edited[0, 1])
     assert list(method.acts_in(7)) == [2, 3, 4, 5]
 
@@ -190,7 +211,7 @@ def test_act_shrinks_the_sinks_of_a_head_and_gives_their_mass_to_the_rest_in_pro
 def test_eah_copies_the_head_with_the_most_image_sinks() -> None:
     seen = context([1, 2, 3], 5, before=[0])
     received = [[0.9, 0.3, 0.0, 0.1, 0.9], [0.9, 0.2, 0.3, 0.0, 0.9], [0.9, 0.1, 0.1, 0.1, 0.9]]
-    seen.received = torch.tensor([received])
+    seen.values = {ColumnMeans(): Received(torch.tensor([received]), torch.tensor([5]))}
     weights = torch.rand(1, 3, 2, 5)
     edited = lf.EAH(threshold=0.15).attention_weights(weights, seen)  # 1, 2 and 0 image columns
     assert torch.equal(edited, weights[:, 1:2].expand(1, 3, 2, 5))
@@ -209,8 +230,9 @@ def test_adhh_silences_the_text_after_the_image_where_it_has_too_much() -> None:
     )  # exactly 0.4: silenced
     assert torch.equal(edited[1], weights[0, 1, 0])  # 0.3
     torch.testing.assert_close(edited[2], torch.tensor([0.1, 0.1, 0.1, 0.0, 0.0]))
-    seen.heads = torch.tensor([[False, True, True]])
-    assert torch.equal(lf.ADHH().attention_weights(weights, seen)[0, 0], weights[0, 0])
+    chosen = lf.ADHH(table=TWO)
+    seen.values = {chosen.picks(5): Picked(torch.zeros(1, 3), torch.tensor([[False, True, True]]))}
+    assert torch.equal(chosen.attention_weights(weights, seen)[0, 0], weights[0, 0])
 
 
 def test_paint_selects_local_and_summary_tokens() -> None:
@@ -222,35 +244,30 @@ def test_paint_selects_local_and_summary_tokens() -> None:
         2
     ]  # the top quarter is 0 and 2, and 0 is a summary token
     assert summary.nonzero().flatten().tolist() == [0]
-    method = lf.PAINT()
-    image = torch.tensor([[False, *[True] * 8, False, False], [True] * 8 + [False] * 3])
-    vision = torch.zeros(2, 2, 11)
-    vision[0, :, 1:9], vision[1, :, :8] = (
-        torch.stack((first, penultimate)),
-        torch.stack((first, penultimate)),
-    )
-    marks = method.mark_tokens(vision, image)
-    torch.testing.assert_close(marks[0], torch.tensor([0, 0.4, 0, 0.7, 0, 0, 0, 0, 0, 0, 0]))
-    torch.testing.assert_close(marks[1], torch.tensor([0.4, 0, 0.7, 0, 0, 0, 0, 0, 0, 0, 0]))
 
 
 def test_paint_adds_a_share_of_a_logits_size_weighed_by_head_where_a_table_says_so() -> None:
     seen = context([1, 2, 3], 5, before=[0])
-    seen.marks = torch.tensor([[0.0, 0.7, 0.0, 0.4, 0.0]])
+    marks = torch.tensor([[[0.0, 1.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 1.0, 0.0]]])
+    seen.values = {TowerLooks(0.25): marks}
     logits = torch.tensor([[[[1.0, -2.0, 3.0, 5.0, -torch.inf]], [[1.0, 2.0, 3.0, -5.0, 5.0]]]])
     edited = lf.PAINT().attention_logits(logits, seen)
     wanted = torch.tensor([[[[1.0, -0.6, 3.0, 7.0, -torch.inf]], [[1.0, 3.4, 3.0, -3.0, 5.0]]]])
     torch.testing.assert_close(edited, wanted)
-    seen.scores, seen.heads = torch.tensor([[1.0, 3.0]]), torch.tensor([[False, True]])
-    weighed = lf.PAINT().attention_logits(logits, seen)  # weights 0.5 and 1.5
+    weighing, picking = lf.PAINT(table=TWO), lf.PAINT(table=TWO, table_use="pick")
+    picked = Picked(torch.tensor([[1.0, 3.0]]), torch.tensor([[False, True]]))
+    seen.values |= {weighing.picks(5): picked, picking.picks(5): picked}
+    weighed = weighing.attention_logits(logits, seen)  # weights 0.5 and 1.5
     torch.testing.assert_close(weighed[0, :, 0, 1], torch.tensor([-1.3, 4.1]))
-    picked = lf.PAINT(table_use="pick").attention_logits(logits, seen)
-    torch.testing.assert_close(picked[0, :, 0, 1], torch.tensor([-2.0, 3.4]))
+    torch.testing.assert_close(
+        picking.attention_logits(logits, seen)[0, :, 0, 1], torch.tensor([-2.0, 3.4])
+    )
 
 
 def test_a_table_names_the_heads_that_spin_keeps() -> None:
     seen = context([1], 3)
-    seen.heads = torch.tensor([[True, False]])
+    method = lf.SPIN(damping=0.5, table=TWO)
+    seen.values = {method.picks(5): Picked(torch.zeros(1, 2), torch.tensor([[True, False]]))}
     weights = torch.tensor([[[[0.5, 0.25, 0.25]], [[0.5, 0.25, 0.25]]]])
-    edited = lf.SPIN(damping=0.5).attention_weights(weights, seen)
+    edited = method.attention_weights(weights, seen)
     torch.testing.assert_close(edited, weights * torch.tensor([1.0, 0.5])[None, :, None, None])

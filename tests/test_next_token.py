@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import lvlm_fix as lf
 from lvlm_fix.contrast import contrasted, plausible, refined
-from lvlm_fix.method import Seen
+from lvlm_fix.method import AtToken, Method
 from lvlm_fix.methods.dola import divergence
 from lvlm_fix.tools.miniature import IMAGE, LAST, miniature
+from lvlm_fix.watches import Branch
 from lvlm_fix.watches.views import diffused
 
 WORDS = (5, 6, 7)
@@ -214,7 +215,7 @@ def test_equal_views_share_one_branch() -> None:
     model, inputs = miniature("llava")
     with lf.fix(model, "pai+m3id") as handle:
         model.generate(**inputs, **GREEDY)
-        assert len(handle._next_token.branches) == 1
+        assert sum(isinstance(watch, Branch) for watch in handle._lives) == 1
         assert all(report.rows_edited for report in handle.report())
 
 
@@ -242,9 +243,8 @@ def test_what_a_branch_cannot_follow_is_refused() -> None:
         with pytest.raises(lf.InputError, match="pass pixel_values, not features"):
             model(**given, mm_encoder_outputs={"image": features})
         cache = model(**inputs, use_cache=True).past_key_values
-        cache.crop(-3)
-        with pytest.raises(lf.InputError, match="the cache was cut"):
-            model(input_ids=inputs["input_ids"][:, -3:], past_key_values=cache)
+        with pytest.raises(lf.InputError, match="cannot follow a cut into the prompt"):
+            cache.crop(-3)
     assert model(**inputs).logits.isfinite().all()
     assert "get_image_features" not in model.model.__dict__
 
@@ -253,25 +253,29 @@ def test_what_a_branch_cannot_follow_is_refused() -> None:
 def test_early_layers_are_read_only_where_the_head_gives_the_models_own_logits() -> None:
     model, inputs = miniature("llava")
 
-    def capped(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        output.logits = 3 * torch.tanh(output.logits / 3)
+    plain = model.forward
 
-    hook = model.register_forward_hook(capped)
+    def capped(*args: Any, **kwargs: Any) -> Any:
+        output = plain(*args, **kwargs)
+        output.logits = 3 * torch.tanh(output.logits / 3)
+        return output
+
+    model.forward = capped
     with (
         lf.fix(model, "dola"),
         pytest.raises(lf.ModelError, match="not norm and output embeddings alone"),
     ):
         model(**inputs)
-    hook.remove()
+    assert model.forward is capped
 
 
 # by hand
 # -----------------------------------------------------------------------------------------------------------
 
 
-def seen(batch: int, **more: Any) -> Seen:
-    none = torch.zeros(batch, 1, dtype=torch.bool)
-    return Seen(4, 4, False, none, none, ~none, **more)
+def seen(method: Method, found: torch.Tensor, step: int = 0) -> AtToken:
+    """What an edit sees where the one thing that it needs was found."""
+    return AtToken(4, step, dict.fromkeys(method.watches(4), found))
 
 
 def test_contrast_and_plausibility_by_hand() -> None:
@@ -304,11 +308,10 @@ def test_paint_refines_as_pai_does() -> None:
     logits, other = torch.randn(2, 7), torch.randn(2, 7)
     for settings in ({}, {"contrast": 2.0, "plausible": 0.5}):
         edited = [
-            kind(**settings).next_token_logits(logits, seen(2, other=other))
-            for kind in (lf.PAI, lf.PAINT)
+            method.next_token_logits(logits, seen(method, other))
+            for method in (lf.PAI(**settings), lf.PAINT(**settings))
         ]
         assert torch.equal(*edited) and not torch.equal(edited[0], logits)
-        assert lf.PAI(**settings).second_view() == lf.PAINT(**settings).second_view() is not None
 
 
 def test_m3id_by_hand() -> None:
@@ -317,25 +320,24 @@ def test_m3id_by_hand() -> None:
     logits = torch.tensor([[0.5, 0.25, 0.25], [0.9, 0.05, 0.05]]).log()
     other = torch.tensor([[0.25, 0.25, 0.5], [0.25, 0.25, 0.5]]).log()
     method = lf.M3ID(decay=math.log(2), certainty=0.8)
-    edited = method.next_token_logits(logits, seen(2, other=other)).exp()
+    edited = method.next_token_logits(logits, seen(method, other)).exp()
     torch.testing.assert_close(edited, torch.tensor([[1.0, 0.25, 0.125], [0.9, 0.05, 0.05]]))
-    later = method.next_token_logits(
-        logits, seen(2, other=other, step=1)
-    ).exp()  # g = 1/4, weight 3
+    later = method.next_token_logits(logits, seen(method, other, 1)).exp()  # g = 1/4, weight 3
     torch.testing.assert_close(later[0], torch.tensor([4.0, 0.25, 0.03125]))
 
 
 def test_dola_takes_the_layer_that_diverges_most_by_hand() -> None:
     last = torch.tensor([[0.5, 0.25, 0.25]]).log()
     early = torch.tensor([[[0.5, 0.25, 0.25], [0.125, 0.125, 0.75]]]).log()  # the same; far from it
-    edited = lf.DoLa(plausible=0.0).next_token_logits(last, seen(1, early=early)).exp()
+    method = lf.DoLa(plausible=0.0)
+    edited = method.next_token_logits(last, seen(method, early)).exp()
     torch.testing.assert_close(edited, torch.tensor([[4.0, 2.0, 1 / 3]]))
     apart = torch.tensor([1.0, 1e-30]).log(), torch.tensor([1e-30, 1.0]).log()
     torch.testing.assert_close(
         divergence(*apart), torch.tensor(math.log(2))
     )  # the largest there is
-    assert list(lf.DoLa(bucket="low").early_layers(32)) == list(range(0, 16, 2))
-    assert list(lf.DoLa().early_layers(32)) == list(range(16, 32, 2))
+    assert lf.DoLa(bucket="low").early(32).layers == tuple(range(0, 16, 2))
+    assert lf.DoLa().early(32).layers == tuple(range(16, 32, 2))
 
 
 def test_diffusion_keeps_all_at_first_and_little_at_last() -> None:

@@ -14,7 +14,6 @@ import pytest
 import torch
 
 import lvlm_fix as lf
-from lvlm_fix.method import Seen
 from lvlm_fix.tools import cli
 from lvlm_fix.tools.miniature import miniature
 
@@ -42,7 +41,7 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
 def test_the_example_of_contributing_passes_the_contract(monkeypatch: pytest.MonkeyPatch) -> None:
     module = types.ModuleType("cfg_of_the_page")
     monkeypatch.setitem(sys.modules, module.__name__, module)
-    names: dict[str, Any] = module.__dict__ | {"torch": torch, "Seen": Seen, "PROBES": {}}
+    names: dict[str, Any] = module.__dict__ | {"torch": torch, "PROBES": {}}
     module.__dict__.update(names)
     exec(compile(METHOD, "cfg.py", "exec"), module.__dict__)
     exec(PROBE, module.__dict__)

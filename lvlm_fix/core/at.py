@@ -123,6 +123,7 @@ class Live(Generic[T_co]):
 
     wants_rows = False  # tell it of the attention rows of a prompt, even where nothing edits them
     whole_prompt = False  # the prompt must come in one pass
+    always = False  # tell it of texts without image too: one may follow
 
     def __init__(self, watch: Watch[T_co]) -> None:
         self.watch = watch

@@ -43,7 +43,7 @@ class Follower:
         self.acting: frozenset[int] = frozenset()  # layers in which a method acts
         self.taps: list[Callable[[int, Tensor], None]] = []
         self._methods, self._signature = methods, Signature(family.runs)
-        self._generating, self._lock = Generating(), threading.RLock()
+        self._generating, self._lock = Generating(), threading.Lock()
         self._thread: int | None = None  # whose pass runs
         self._caches = weakref.WeakSet[Cache]()
         self._embedded: Tensor | None = None  # ids that a model embeds before its decoder runs
@@ -68,18 +68,23 @@ class Follower:
         self._embedded = args[0]
 
     def _wrapped(self, part: Any, edit: Edit | None) -> Callable[..., Any]:
+        """The forward of the model, or of its part without head, within a pass."""
         plain = part.forward
 
         @functools.wraps(plain)
         def forward(*args: Any, **kwargs: Any) -> Any:
-            if self._thread == threading.get_ident():
+            if self._within():
                 return plain(*args, **kwargs)
-            with self._lock, self._passing():
-                call = self._signature.call(args, kwargs)
-                now = self._begin(call)
+            call = self._open(args, kwargs)
+            try:
                 output = plain(*args, **kwargs)
-                self._end(now, call, output, edit)
-                return output
+                self._end(call, output, edit)
+            except BaseException:
+                self._failed()
+                raise
+            finally:
+                self._close()
+            return output
 
         if edit is not None:  # compiled, its own frame stays outside of the graph
             return torch.compiler.disable(forward, recursive=False)
@@ -92,17 +97,34 @@ class Follower:
 
         return inner
 
-    @contextmanager
-    def _passing(self) -> Generator[None]:
+    @torch.compiler.disable
+    def _within(self) -> bool:
+        return self._thread == threading.get_ident()
+
+    @torch.compiler.disable
+    def _open(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
+        self._lock.acquire()
         self._thread = threading.get_ident()
         try:
-            yield
+            call = self._signature.call(args, kwargs)
+            self._begin(call)
         except BaseException:
             if self.now is not None:
-                self.now.text.owner = None  # half a pass: nobody goes on from it
+                self.now.text.withdraw(self.now)
+            self._close()
             raise
-        finally:
-            self._thread, self.now = None, None
+        return call
+
+    @torch.compiler.disable
+    def _failed(self) -> None:
+        """Half a pass: nobody goes on from it."""
+        if self.now is not None:
+            self.now.text.owner = None
+
+    @torch.compiler.disable
+    def _close(self) -> None:
+        self._thread, self.now = None, None
+        self._lock.release()
 
     @contextmanager
     def unedited(self) -> Generator[None]:
@@ -120,7 +142,7 @@ class Follower:
     # before a pass
 
     @torch.no_grad()
-    def _begin(self, call: Call) -> Pass:
+    def _begin(self, call: Call) -> None:
         ids = self._ids(call)
         if self.model.training and self.model.is_gradient_checkpointing:
             raise InputError("methods do not act in recomputed passes: turn checkpointing off")
@@ -141,19 +163,18 @@ class Follower:
         now = self.now = text.advance(ids, call.valid(ids), promised)
         if cache is not None:
             self._follow(cache, text)
-        if text.any_with_image:
-            for live in self.lives:
+        for live in self.lives:
+            if text.any_with_image or live.always:
                 if live.whole_prompt and now.prompt_rows and not (now.begins and now.complete):
                     self._in_parts(live, now)
                 live.begin(now)
-        return now
 
     def _in_parts(self, live: Live[Any], now: Pass) -> None:
         """Raise `InputError` where a prompt with image came in parts that a watch cannot join."""
         if now.begins or live.watch not in now.text.kept:
             raise InputError(
-                f"{type(live.watch).__name__} needs the whole prompt in one pass, and this one came in parts: "
-                "leave prefill_chunk_size off, and pass a conversation at once"
+                f"{type(live.watch).__name__} needs the whole prompt in one pass, and this one came "
+                "in parts: leave prefill_chunk_size off, or pass the whole conversation at once"
             )
 
     def _ids(self, call: Call) -> Tensor:
@@ -190,7 +211,10 @@ class Follower:
 
     # behind a pass
 
-    def _end(self, now: Pass, call: Call, output: Any, edit: Edit | None) -> None:
+    @torch.compiler.disable
+    def _end(self, call: Call, output: Any, edit: Edit | None) -> None:
+        now = self.now
+        assert now is not None
         text = now.text
         made = cache_in(output) if isinstance(output, dict | tuple) else None
         if call.cache is None and made is not None:
@@ -227,6 +251,9 @@ class Follower:
         for number, count in rows.items():
             now.text.edited[number].add_(count)
         for (number, *_), found in alike.items():
-            edited, parts = now.text.edited[number], [torch.stack(part) for part in zip(*found)]
+            edited, parts = (
+                now.text.edited[number],
+                [torch.stack(part) for part in zip(*found, strict=True)],
+            )
             changed = parts[0] if len(parts) == 1 else parts[0] != parts[1]
             edited.add_(changed.view(torch.uint8).amax(-1).sum().to(edited.device))  # `any`, faster

@@ -55,10 +55,12 @@ class Layer:
         now.reached.append(self.number)
         if now.text.static and now.prompt_rows:
             now.text.widest = max(now.text.widest, args[1].shape[2])
-        if not (self.acting and now.text.any_with_image):
-            return plain(module, *args, **kwargs)
+        shown = now.text.any_with_image
         for live in self._here:
-            live.enter(self.number, now)
+            if shown or live.always:
+                live.enter(self.number, now)
+        if not (self.acting and shown):
+            return plain(module, *args, **kwargs)
         return self._edit(plain, module, now, *args, **kwargs)
 
     def _now(self) -> Pass | None:

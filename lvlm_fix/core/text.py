@@ -54,6 +54,7 @@ class Pass:
     last: Int[Tensor, " batch"] | None = None  # each sample's last prompt row, where it is here
     whole: bool = False  # the one row there is may be edited in every sample
     ids: Tensor | None = None  # batch count
+    former: int = 0  # columns of the prompt before this pass
     masks: dict[Any, Any] = field(default_factory=dict)  # cut for so many keys, on a device
     reached: list[int] = field(default_factory=list)  # layers whose attention passed
     changed: list[tuple[int, Any]] = field(default_factory=list)  # method, and rows it changed
@@ -84,7 +85,7 @@ class Text:
     shown: Tensor = field(init=False)  # on the CPU, batch columns: image tokens of the prompt
     valid: Tensor = field(init=False)  # the same: what is not padding
     prompt_ids: Tensor = field(init=False)  # the same: ids of the prompt
-    written: list[Tensor] = field(default_factory=list)  # ids passed after the first prompt
+    written: list[Tensor] = field(default_factory=list)  # ids passed behind what was read
     widest: int = 0  # columns of a static cache
     kept: dict[Any, State] = field(default_factory=dict)  # by watch
     edited: dict[int, Tensor] = field(default_factory=dict)  # by method: rows that changed
@@ -124,10 +125,12 @@ class Text:
         self.position.add_(count) if start else self.position.fill_(count - 1)
         if start >= end:
             return self._generated(ids, start, count)
-        self.end = end
+        former, self.end = self.end, end
         self._read(ids, valid, start, min(self.length, end))
         self.widen(self.length if self.static else self.length + ROOM)
-        return self._prompt(ids, start, count)
+        now = self._prompt(ids, start, count)
+        now.former = former
+        return now
 
     def _generated(self, ids: Tensor, start: int, count: int) -> Pass:
         """A pass over tokens behind the prompt: every one of them predicts another."""
@@ -145,11 +148,11 @@ class Text:
         kept = torch.ones_like(new) if valid is None else valid[:, : stop - start].to(new)
         host, known = torch.stack((new, kept)).cpu()
         grown = start - self.shown.shape[1]  # the text generated in between
+        between = torch.cat(self.written, 1).cpu() if grown else host[:, :0]
         self.shown = torch.cat((pad(self.shown, (0, grown)), _among(host, self.image_tokens)), 1)
         self.valid = torch.cat((pad(self.valid, (0, grown), value=True), known.bool()), 1)
-        self.prompt_ids = torch.cat((pad(self.prompt_ids, (0, grown), value=-1), host), 1)
-        if stop - start < ids.shape[1]:
-            self.written.append(ids[:, stop - start :])
+        self.prompt_ids = torch.cat((self.prompt_ids, between, host), 1)
+        self.written = [ids[:, stop - start :]] if stop - start < ids.shape[1] else []
         self._upload()
 
     def _prompt(self, ids: Tensor, start: int, count: int) -> Pass:
@@ -175,27 +178,36 @@ class Text:
             (last - start).to(on) if here else None, ids=ids,
         )  # fmt: skip
 
+    def withdraw(self, now: Pass) -> None:
+        """Take back a pass that was refused before it ran."""
+        self.end = now.former if now.prompt_rows else self.end
+        if now.start:
+            self.cut(now.start)
+        else:
+            self.owner = None
+
     def cut(self, length: int) -> None:
         """Only the first `length` columns are left: the caller cropped the cache."""
         prompt = length < self.end
-        if prompt:
+        read = self.shown.shape[1]
+        if length < read:
             self.shown, self.valid, self.prompt_ids = (
                 mask[:, :length] for mask in (self.shown, self.valid, self.prompt_ids)
             )
-            self.end, self.written = length, []
+            self.end, self.written = min(self.end, length), []
             self._upload()
             self.widen(length + ROOM)
         else:
-            self._trim(length - self.end)
+            together = torch.cat(self.written, 1)[:, : length - read] if self.written else None
+            self.written = [] if together is None else [together]
         for state in self.kept.values():
             state.cut(self.length - length, prompt=prompt)
         self.length = length
         self.position.fill_(length - 1)
 
-    def _trim(self, tokens: int) -> None:
-        """Keep so many of the tokens behind the prompt."""
-        together = torch.cat(self.written, 1)[:, :tokens] if self.written else None
-        self.written = [] if together is None else [together]
+    def ids(self) -> Int[Tensor, "batch columns"]:
+        """The ids of all tokens so far, padding among them."""
+        return torch.cat((self.prompt_ids.to(self.device), *self.written), 1)
 
     def widen(self, columns: int) -> None:
         """Give every mask at least so many columns; new ones are empty."""

@@ -246,7 +246,7 @@ def bench(
     import torch
     from rich.progress import Progress
 
-    from lvlm_fix import bench as benching
+    from lvlm_fix.tools import bench as benching
     from lvlm_fix.tools.geometries import subject
 
     kinds = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -368,7 +368,7 @@ def export(
     """Fold a static gain of chosen heads into a plain checkpoint; with --check, prove that one
     equals MODEL fixed.
     """
-    from lvlm_fix import export as exporting
+    from lvlm_fix.tools import export as exporting
     from lvlm_fix.methods import VHR
 
     if check is not None:

@@ -100,6 +100,8 @@ class ChannelSinks(Watch["Float[Tensor, 'batch 3 key'] | None"]):
 
 
 class _Channels(_Sinks):
+    always = True
+
     def __init__(self, watch: ChannelSinks, host: Host) -> None:
         super().__init__(watch)
         self._host, self._threshold = host, watch.threshold
