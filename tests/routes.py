@@ -123,47 +123,61 @@ def devices() -> dict[str, list[tuple[str, str]]]:
     """
     _setup_privateuseone_for_python_backend("pretended")
     out = {}
-    for name, methods in (
-        CASES | {"spin+vaf": [lf.SPIN(), lf.VAF()], "table": [lf.VHR(table=TABLE)]}
-    ).items():
+    others = {"spin+vaf": [lf.SPIN(), lf.VAF()], "table": [lf.VHR(table=TABLE)]}
+    for name, methods in (CASES | others).items():
         for prefill in (True, False):
             model, inputs = miniature("llava")
             with lf.fix(model, methods) as handle:
                 model(**inputs, use_cache=True)
-                prompt = handle._prompt
-                assert prompt is not None
-                batch, width = inputs["input_ids"].shape
-                handle._prefill, handle._pass, handle._changed = prefill, {}, []
-                rows, keys = (width, width) if prefill else (1, width + 1)
+                follower = handle._follower
+                text = follower.last
+                assert text is not None
+                ids, width = inputs["input_ids"], inputs["input_ids"].shape[1]
+                now = (
+                    text._prompt(ids, 0, width) if prefill else text.advance(ids[:, :1], None, None)
+                )
                 with FakeTensorMode(allow_non_fake_inputs=True) as mode:
                     places = [torch.device("pretended", int(layer > 2)) for layer in range(5)]
-                    for held in (prompt, prompt.text):
-                        for field, value in list(vars(held).items()):
-                            if isinstance(value, torch.Tensor):
-                                setattr(held, field, mode.from_tensor(value).to(places[0]))
-                    for state in (prompt.heads, prompt.scores):
-                        if prefill and name != "table":
-                            state.clear()  # to be chosen in this pass
-                        for key in state:  # what a table gives lies with the prompt at first
-                            state[key] = mode.from_tensor(state[key].clone()).to(
-                                places[0 if prefill else key[1]]
-                            )
-                    for state in (prompt.sinks, prompt.no_image):
-                        for layer in state:
-                            state[layer] = mode.from_tensor(state[layer].clone()).to(places[layer])
+                    moved(mode, (text, now), places[0])
+                    for state in text.kept.values():
+                        if (
+                            prefill
+                            and name != "table"
+                            and isinstance(state.__dict__.get("found"), dict)
+                        ):
+                            state.__dict__["found"].clear()  # to be chosen in this pass
+                        for found in vars(state).values():
+                            for layer, one in found.items() if isinstance(found, dict) else ():
+                                if isinstance(one, torch.Tensor):
+                                    found[layer] = mode.from_tensor(one.clone()).to(places[layer])
+                                else:
+                                    moved(mode, (one,), places[layer])
+                    text.device = places[0]
                     found = []
+                    follower.now = now
+                    rows, keys = (width, width) if prefill else (1, width + 1)
                     for place, module in zip(places, handle.family.attentions, strict=True):
                         query, key, value = (
-                            torch.empty(batch, heads, n, 8, device=place)
+                            torch.empty(len(ids), heads, n, 8, device=place)
                             for heads, n in ((6, rows), (2, keys), (2, keys))
                         )
-                        mask = torch.ones(batch, 1, rows, keys, dtype=torch.bool, device=place)
-                        output, _ = handle.attend(
+                        mask = torch.ones(len(ids), 1, rows, keys, dtype=torch.bool, device=place)
+                        site = module.__dict__["_lvlm_fix"]
+                        output, _ = site.attend(
                             unedited, module, query, key, value, mask, scaling=0.3
                         )
                         found.append((str(place), str(output.device)))
+                    follower.now = None
             out[f"{name}, {'prefill' if prefill else 'decoding'}"] = found
     return out
+
+
+def moved(mode: FakeTensorMode, holders: Any, place: torch.device) -> None:
+    """Tensors of these objects, on another device; what lies on the CPU on purpose stays."""
+    for held in holders:
+        for field, value in list(vars(held).items()):
+            if isinstance(value, torch.Tensor) and field not in ("shown", "valid", "prompt_ids"):
+                setattr(held, field, mode.from_tensor(value.clone()).to(place))
 
 
 def unedited(_: Any, query: torch.Tensor, *rest: Any, **more: Any) -> tuple[torch.Tensor, None]:

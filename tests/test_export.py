@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 import lvlm_fix as lf
-from lvlm_fix.tools import export as exporting
 from lvlm_fix.families import family_of
+from lvlm_fix.tools import export as exporting
 from lvlm_fix.tools.miniature import miniature
 
 OPTIONS: dict[str, Any] = {"max_new_tokens": 6, "do_sample": False}

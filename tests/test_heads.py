@@ -10,9 +10,9 @@ import pytest
 import torch
 
 import lvlm_fix as lf
+from lvlm_fix.core.at import closure
 from lvlm_fix.heads.metrics import VHD, ImageCentric, RetrievalPicture, RetrievalPrompt, SpinScore
 from lvlm_fix.heads.table import HeadTable, compare
-from lvlm_fix.core.at import closure
 from lvlm_fix.method import AtLayer
 from lvlm_fix.tools.miniature import miniature
 from lvlm_fix.watches import LastRows, PickedHeads, TextRows, WithoutImage

@@ -15,7 +15,7 @@ from lvlm_fix.method import AtLayer
 from lvlm_fix.methods.vhr import default_layers
 from lvlm_fix.watches import ColumnMeans, Picked, TowerLooks, local_and_summary
 from lvlm_fix.watches.column_means import Received
-from lvlm_fix.watches.sinks import is_sink, sink_masks
+from lvlm_fix.watches.sinks import is_sink, sink_forms, sink_masks
 
 TWO = lf.HeadTable("vhd", np.eye(2), np.zeros((2, 2)), 1, "made-up", None, "", {})
 
@@ -135,7 +135,10 @@ def test_a_sink_has_a_massive_channel_against_its_root_mean_square() -> None:
     hidden[0, 0, 7] = 5.0  # RMS 0.25, ratio 20
     hidden[0, 1, 7], hidden[0, 1, 8] = 5.0, 1.0  # RMS 0.2550, ratio 19.6
     hidden[0, 2, 9] = 5.0  # another channel
-    assert is_sink(hidden, torch.tensor([7]), 20.0).tolist() == [[True, False, False]]
+    found = is_sink(hidden, sink_forms(torch.tensor([7]), 400, 20.0)) >= 0
+    assert found.tolist() == [[True, False, False]]
+    both = is_sink(hidden, sink_forms(torch.tensor([7, 9]), 400, 20.0)) >= 0
+    assert both.tolist() == [[True, False, True]]
 
 
 def test_heads_are_chosen_once_per_prompt() -> None:

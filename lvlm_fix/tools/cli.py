@@ -368,8 +368,8 @@ def export(
     """Fold a static gain of chosen heads into a plain checkpoint; with --check, prove that one
     equals MODEL fixed.
     """
-    from lvlm_fix.tools import export as exporting
     from lvlm_fix.methods import VHR
+    from lvlm_fix.tools import export as exporting
 
     if check is not None:
         equality = exporting.check(check, model, revision)

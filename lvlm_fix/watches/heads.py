@@ -129,8 +129,11 @@ class _Picking(Live["Picked | None"]):
 
     def value(self, at: AtLayer) -> Picked | None:
         assert at.now is not None
-        found = kept(at.now.text, self.watch, _State).found.get(at.layer)
-        return found
+        found, device = kept(at.now.text, self.watch, _State).found, at.image.device
+        picked = found.get(at.layer)
+        if picked is not None and picked.heads.device != device:  # they follow their layer
+            picked = found[at.layer] = Picked(picked.scores.to(device), picked.heads.to(device))
+        return picked
 
     def told(self, text: Text) -> dict[str, dict[int, list[int]]]:
         found = kept(text, self.watch, _State).found

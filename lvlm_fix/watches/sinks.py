@@ -4,7 +4,6 @@ that they receive (arXiv 2503.03321).
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 
 import torch
@@ -17,7 +16,14 @@ from lvlm_fix.core.attached import Attached
 from lvlm_fix.core.text import Pass, State, Text, wide
 from lvlm_fix.families import Family, entering
 
-__all__ = ["ChannelSinks", "ReceivedSinks", "is_sink", "published_channels", "sink_masks"]
+__all__ = [
+    "ChannelSinks",
+    "ReceivedSinks",
+    "is_sink",
+    "published_channels",
+    "sink_forms",
+    "sink_masks",
+]
 
 # (model type, hidden size, layers, intermediate size) of the decoder -> channels, from the paper
 PUBLISHED = {
@@ -38,13 +44,23 @@ def published_channels(config: PretrainedConfig) -> tuple[int, ...]:
     return next((found for of, found in PUBLISHED.items() if of == size), ())
 
 
+def sink_forms(
+    channels: Int[Tensor, " channels"], width: int, threshold: float
+) -> Float[Tensor, "width channels"]:
+    """What a state's squares are multiplied by, so that a sink is where a result is >= 0: of each
+    channel d, `x_d² − τ²·mean(x²)`.
+    """
+    forms = torch.full((width, len(channels)), -(threshold**2) / width, device=channels.device)
+    forms[channels, torch.arange(len(channels), device=channels.device)] += 1.0
+    return forms
+
+
 def is_sink(
-    hidden: Float[Tensor, "batch query width"], channels: Int[Tensor, " channels"], threshold: float
-) -> Bool[Tensor, "batch query"]:
-    """Where `max_{d ∈ channels} |x_d| / RMS(x) ≥ threshold`, for what enters a layer."""
-    norm = torch.linalg.vector_norm(hidden, dim=-1, dtype=torch.float32)  # RMS · √width
-    peak = hidden.index_select(-1, channels).float().abs().amax(-1)
-    return peak >= norm * (threshold / math.sqrt(hidden.shape[-1]))
+    hidden: Float[Tensor, "batch query width"], forms: Float[Tensor, "width channels"]
+) -> Float[Tensor, "batch query"]:
+    """Not below 0 where `max_{d ∈ channels} |x_d| / RMS(x) ≥ τ`, for what enters a layer."""
+    found = hidden.float().square() @ forms
+    return found.squeeze(-1) if found.shape[-1] == 1 else found.amax(-1)
 
 
 def sink_masks(
@@ -105,7 +121,8 @@ class _Channels(_Sinks):
     def __init__(self, watch: ChannelSinks, host: Host) -> None:
         super().__init__(watch)
         self._host, self._threshold = host, watch.threshold
-        self._channels: Tensor | None = None  # None before the first prompt
+        self._channels: tuple[int, ...] | None = None  # None before the first prompt
+        self._forms: dict[torch.device, Tensor] = {}  # `sink_forms`
         self._entering: dict[int, Tensor] = {}  # of this pass, by layer, until its attention runs
 
     def attach(self, attached: Attached) -> None:
@@ -123,23 +140,26 @@ class _Channels(_Sinks):
                 found = published_channels(self._host.family.decoder.config) or discover_channels(
                     self._host.family, first.to(text.device), self._threshold
                 )
-            self._channels = torch.tensor(found, device=text.device, dtype=torch.long)
+            self._channels = found
             self._entering.clear()
+
+    def _formed(self, hidden: Tensor) -> Float[Tensor, "width channels"]:
+        if hidden.device not in self._forms:
+            channels = torch.tensor(self._channels, device=hidden.device)
+            self._forms[hidden.device] = sink_forms(channels, hidden.shape[-1], self._threshold)
+        return self._forms[hidden.device]
 
     def enter(self, layer: int, now: Pass) -> None:
         hidden = self._entering.pop(layer, None)
-        assert self._channels is not None
-        if hidden is None or not self._channels.numel():
+        if hidden is None or not self._channels:
             return
         text, state = now.text, kept(now.text, self.watch, Sinks)
-        new = is_sink(hidden.detach(), self._channels.to(hidden.device), self._threshold)
+        with torch.no_grad():
+            score = is_sink(hidden.detach(), self._formed(hidden))
         if not now.prompt_rows:
-            mask = state.masks[layer]
-            if now.count == 1:  # a column of text, in place
-                mask.select(1, 1).index_copy_(1, text.position.to(mask.device), new.to(mask.dtype))
-            else:
-                mask[:, 1, now.start : now.end] = new.to(mask.dtype)
+            self._grow(state.masks[layer], score, now)
             return
+        new = score >= 0
         columns = now.prompt_rows
         valid = text.valid[:, now.start : now.start + columns].to(new.device)
         new = torch.cat((new[:, :columns] & valid, new[:, columns:]), 1)
@@ -149,6 +169,17 @@ class _Channels(_Sinks):
         sinks = torch.cat((wide(before[:, 1, : now.start], now.start), new.float()), 1)
         width = text.image.shape[1]
         state.masks[layer] = sink_masks(text.image.to(sinks.device), wide(sinks, width))
+
+
+    def _grow(
+        self, mask: Float[Tensor, "batch 3 columns"], score: Float[Tensor, "batch query"], now: Pass
+    ) -> None:
+        """Mark columns of text, in place."""
+        if not now.text.static:
+            torch.ge(score, 0, out=mask[:, 1, now.start : now.end])
+            return
+        place = now.text.position.to(mask.device)
+        mask.select(1, 1).index_copy_(1, place, (score >= 0).to(mask.dtype))
 
 
 @dataclass(frozen=True)
