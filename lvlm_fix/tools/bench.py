@@ -31,13 +31,15 @@ from torch import Tensor, nn
 from transformers import CompileConfig, PreTrainedModel, StoppingCriteria, StoppingCriteriaList
 
 from lvlm_fix.attach import Fix
+from lvlm_fix.core.layer import Layer
+from lvlm_fix.core.text import Pass
 from lvlm_fix.errors import ModelError, SettingError
 from lvlm_fix.families import family_of
-from lvlm_fix.method import Method, Seen
+from lvlm_fix.method import AtLayer, Method
 from lvlm_fix.methods import parse_methods
 from lvlm_fix.models import load, open_image, sample_photos
-from lvlm_fix.prompt import Prompt
 from lvlm_fix.tools.geometries import QUESTIONS, TOKENS, Subject
+from lvlm_fix.watches import WithoutImage
 
 __all__ = ["DEFAULT", "Plan", "Row", "bench", "check_name", "lengths", "machine", "steps"]
 
@@ -136,49 +138,44 @@ class _Clock(StoppingCriteria):
         return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
 
 
-class Literal(Fix):
-    """The same edits with the full map of every row, as research code computes them; wants eager
-    attention.
-    """
+class _LiteralLayer(Layer):
+    """A layer that holds the full map of every row, as research code computes it."""
 
     def _edit(
-        self,
-        plain: Callable[..., Any],
-        module: nn.Module,
-        layer: int,
-        prompt: Prompt,
-        *args: Any,
-        **kwargs: Any,
+        self, plain: Callable[..., Any], module: nn.Module, now: Pass, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor | None]:
-        acting = self._at[layer]
-        if not (acting.logits or acting.weights):
-            return super()._edit(plain, module, layer, prompt, *args, **kwargs)
+        if not (self._logits or self._weights):
+            return super()._edit(plain, module, now, *args, **kwargs)
         query, key, value, mask = args[:4]
         groups = query.shape[1] // key.shape[1]
         keys, values = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
         logits = query @ keys.transpose(2, 3) * kwargs["scaling"] + mask[..., : keys.shape[2]]
-        seen = self._seen(layer, key.shape[2], query.device)
-        for number, method in acting.logits:
-            new = method.attention_logits(logits, self._for(seen, prompt, number))
-            logits = self._accept_rows(number, method, logits, new, prompt, seen)
+        at = self._at(now, key.shape[2], query.device)
+        for number, method in self._logits:
+            new = method.attention_logits(logits, self._for(at, now, method))
+            logits = self._accept_rows(at, now, number, method, logits, new)
         weights = logits.softmax(-1, dtype=torch.float32).to(query.dtype)
-        for number, method in acting.weights:
-            new = method.attention_weights(weights, self._for(seen, prompt, number))
-            weights = self._accept_rows(number, method, weights, new, prompt, seen)
+        for number, method in self._weights:
+            new = method.attention_weights(weights, self._for(at, now, method))
+            weights = self._accept_rows(at, now, number, method, weights, new)
         output = (weights @ values).transpose(1, 2).contiguous()
-        return self._edit_heads(seen, prompt, acting, output), weights
+        return self._edit_heads(at, now, output), weights
 
     def _accept_rows(
-        self, number: int, method: Method, old: Tensor, new: Tensor, prompt: Prompt, seen: Seen
+        self, at: AtLayer, now: Pass, number: int, method: Method, old: Tensor, new: Tensor
     ) -> Tensor:
         """A full map with an edit kept in the rows it may touch."""
-        if not self._prefill:
-            return self._accept(number, method, old, new, prompt, seen)
-        index = prompt.text.index
-        rows = self._accept(
-            number, method, old.index_select(2, index), new.index_select(2, index), prompt, seen
-        )
-        return old.index_copy(2, index, rows)
+        if now.index is None:
+            return self._accept(at, now, number, method, old, new)
+        index = now.index
+        some = old.index_select(2, index), new.index_select(2, index)
+        return old.index_copy(2, index, self._accept(at, now, number, method, *some))
+
+
+class Literal(Fix):
+    """The same edits with the full map of every row; wants eager attention."""
+
+    layer = _LiteralLayer
 
 
 def bench(
@@ -445,12 +442,13 @@ def _wait(model: PreTrainedModel) -> Callable[[], None]:
 def _time(
     subject: Subject, name: str, prompts: Prompts, plan: Plan, pause: Callable[[], object]
 ) -> _Time:
-    spent = [0.0]
+    spent, wait = [0.0], _wait(subject.model)
     with _serving(subject, name, prompts, plan, pause) as (serve, handle):
         (first,) = serve(1, 0)
-        if handle is not None:
-            text_only = handle._text_only
-            text_only.outputs = _timed(text_only.outputs, spent, _wait(subject.model))  # type: ignore[method-assign]
+        for live in () if handle is None else handle._lives.values():
+            if isinstance(live.watch, WithoutImage):
+                attribute = live.__dict__
+                attribute["_pass"] = _timed(live.__getattribute__("_pass"), spent, wait)
         again, *steps = serve(plan.tokens + 1, 1)
         acted = handle is None or all(report.rows_edited > 0 for report in handle.report())
     return _Time(first, again, spent[0], steps, acted)
