@@ -7,6 +7,7 @@ from __future__ import annotations
 from typing import Any
 
 import lvlm_fix as lf
+from lvlm_fix.core.call import Signature, cache_in
 from lvlm_fix.tools.probing import PROBES
 
 CASES: dict[str, tuple[Any, Any]] = PROBES | {
@@ -16,3 +17,13 @@ CASES: dict[str, tuple[Any, Any]] = PROBES | {
     ),
     "var+vhr": ([PROBES["var"][0], PROBES["vhr"][0]], [PROBES["var"][1], lf.VHR(strength=1.5)]),
 }
+
+
+def held(model: Any, cache: Any) -> dict[str, Any]:
+    """A cache, under the name that this release takes it by."""
+    return {Signature(model).cache: cache}
+
+
+def cache_of(output: Any) -> Any:
+    """The cache in what a model, or its `generate`, returned."""
+    return cache_in(output)

@@ -6,6 +6,7 @@ from collections import Counter
 from typing import Any
 
 import torch
+from cases import cache_of, held
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import lvlm_fix as lf
@@ -41,10 +42,10 @@ def operations(methods: list[lf.Method]) -> tuple[Counter[str], int]:
     model, inputs = miniature("llava", samples=1)
     token = torch.tensor([[5]])
     with lf.fix(model, methods):
-        cache = model(**inputs, use_cache=True).past_key_values
-        model(input_ids=token, past_key_values=cache)
+        cache = cache_of(model(**inputs, use_cache=True))
+        model(input_ids=token, **held(model, cache))
         with _Counted() as counted:
-            model(input_ids=token, past_key_values=cache)
+            model(input_ids=token, **held(model, cache))
     return counted.found, len(model.get_decoder().layers)
 
 

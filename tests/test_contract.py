@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from cases import CASES
+from cases import CASES, cache_of, held
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import flex_attention
 from transformers import DynamicCache, PreTrainedModel, StaticCache, TextIteratorStreamer
@@ -402,10 +402,10 @@ def test_a_further_turn_in_a_static_cache_gives_the_same(case: str) -> None:
     config, more, turns = model.config.get_text_config(), torch.randint(2, 80, (1, 4)), []
     for cache in (DynamicCache(config=config), StaticCache(config=config, max_cache_len=80)):
         with lf.fix(model, CASES[case][1]):
-            text = model.generate(**inputs, past_key_values=cache, disable_compile=True, **GREEDY)
+            text = model.generate(**inputs, **held(model, cache), disable_compile=True, **GREEDY)
             ids = torch.cat((text, more), dim=1)
             longer = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-            turns.append(steps_of(model, longer, past_key_values=cache, disable_compile=True))
+            turns.append(steps_of(model, longer, **held(model, cache), disable_compile=True))
     torch.testing.assert_close(*turns, atol=1e-5, rtol=1e-5)
 
 
@@ -465,7 +465,7 @@ def test_a_second_turn_goes_on_from_the_cache(case: str) -> None:
         first = model(**inputs, use_cache=True)
         before = sum(report.rows_edited for report in handle.report())
         heads = chosen(handle)
-        second = model(input_ids=more, past_key_values=first.past_key_values)
+        second = model(input_ids=more, **held(model, cache_of(first)))
         assert not second.logits.isnan().any()
         assert sum(report.rows_edited for report in handle.report()) > before
         assert chosen(handle) == heads  # fixed for the sample
@@ -491,14 +491,14 @@ def test_streaming_gives_the_same_text(tiny: Any, photos: list[Any]) -> None:
 def test_a_second_fix_a_foreign_cache_and_embeddings_alone_are_refused() -> None:
     model, inputs = miniature("llava")
     with torch.no_grad():
-        filled = model(**inputs, use_cache=True).past_key_values
+        filled = cache_of(model(**inputs, use_cache=True))
         with lf.fix(model, "vhr"):
             with pytest.raises(lf.ModelError, match="fixed already"):
                 lf.fix(model, "var")
             with pytest.raises(lf.SettingError, match="no layer 9; this model has 5"):
                 lf.fix(model, lf.VHR(layers=(1, 9)))
             with pytest.raises(lf.InputError, match="outside of this fix"):
-                model(input_ids=inputs["input_ids"][:, -1:], past_key_values=filled)
+                model(input_ids=inputs["input_ids"][:, -1:], **held(model, filled))
             with pytest.raises(lf.InputError, match="input_ids"):
                 model(inputs_embeds=torch.zeros(1, 3, 48))
             assert model(**inputs).logits.isfinite().all()
