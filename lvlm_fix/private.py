@@ -19,6 +19,7 @@ __all__ = [
     "implementation",
     "implementation_of",
     "name_of",
+    "recomputes",
     "register_attention",
     "switch",
 ]
@@ -50,6 +51,13 @@ def register_attention(name: str, function: Callable[..., Any], like: str) -> No
 def commit_of(model: PreTrainedModel) -> str | None:
     """The hub commit of the loaded weights; None for a folder."""
     return getattr(model.config, "_commit_hash", None)
+
+
+def recomputes(model: PreTrainedModel) -> bool:
+    """Whether the model keeps no activations, and passes again to compute gradients."""
+    kind = dir(type(model))
+    name = "activation" if "is_activation_checkpointing" in kind else "gradient"
+    return bool(getattr(model, f"is_{name}_checkpointing"))
 
 
 def name_of(model: PreTrainedModel) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from cases import CASES as EVERY
 from torch._dynamo import config, reset
 from torch._dynamo.utils import counters
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -79,6 +80,28 @@ def compiled() -> dict[str, Any]:
             "graphs_of_a_second_text": counters["stats"]["unique_graphs"] - graphs,
             "breaks": sum(counters["graph_break"].values()),
         }
+    return out
+
+
+def wrapped() -> dict[str, float]:
+    """A model that was compiled before it was fixed, and one that was compiled inside the block."""
+    out = {}
+    config.error_on_recompile = False
+    for name, (_, methods) in EVERY.items():
+        reset()
+        model, inputs = miniature("llava", samples=1)
+        outer = torch.compile(model, backend="eager")
+        plain = outer(**inputs).logits
+        with lf.fix(model, methods):
+            wanted = model(**inputs).logits
+        with lf.fix(outer, methods):
+            found = outer(**inputs).logits
+            again = torch.compile(model, backend="eager")(**inputs).logits
+        after = outer(**inputs).logits
+        parts = ((found, wanted), (again, wanted), (after, plain))
+        floor = [(a.nan_to_num(neginf=-1e9), b.nan_to_num(neginf=-1e9)) for a, b in parts]
+        out[name] = max(float((a - b).abs().max()) for a, b in floor)
+        out[f"{name} acts"] = float((floor[0][0] - plain).abs().max())
     return out
 
 
@@ -187,4 +210,10 @@ def unedited(_: Any, query: torch.Tensor, *rest: Any, **more: Any) -> tuple[torc
 
 if __name__ == "__main__":
     with torch.no_grad():
-        print(json.dumps({"compiled": compiled, "int8": int8, "devices": devices}[sys.argv[1]]()))
+        print(
+            json.dumps(
+                {"compiled": compiled, "wrapped": wrapped, "int8": int8, "devices": devices}[
+                    sys.argv[1]
+                ]()
+            )
+        )

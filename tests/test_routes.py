@@ -26,6 +26,13 @@ def test_a_compiled_decoding_step_has_one_graph_and_the_same_logits() -> None:
         assert (found["breaks"], found["graphs_of_a_second_text"]) == (0, 0), name
 
 
+def test_a_compiled_model_is_fixed_like_any_other() -> None:
+    found = measured("wrapped")
+    acting = {name: found.pop(name) for name in list(found) if name.endswith(" acts")}
+    assert found and all(difference < 1e-5 for difference in found.values()), found
+    assert all(acting.values()), acting
+
+
 def test_int8_weights_give_the_logits_of_the_same_weights_in_floating_point() -> None:
     cases = measured("int8")
     if cases is None:

@@ -23,6 +23,7 @@ from lvlm_fix.core.generating import Generating
 from lvlm_fix.core.text import Pass, Text
 from lvlm_fix.errors import InputError, ModelError
 from lvlm_fix.families import Family
+from lvlm_fix.private import recomputes
 
 __all__ = ["Follower"]
 
@@ -144,7 +145,7 @@ class Follower:
     @torch.no_grad()
     def _begin(self, call: Call) -> None:
         ids = self._ids(call)
-        if self.model.training and self.model.is_gradient_checkpointing:
+        if self.model.training and recomputes(self.model):
             raise InputError("methods do not act in recomputed passes: turn checkpointing off")
         frame, cache = self._generating.frame, call.cache
         text = None if cache is None else self._known(cache)

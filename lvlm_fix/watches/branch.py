@@ -27,6 +27,7 @@ from lvlm_fix.watches.views import Inputs, View
 __all__ = ["Branch"]
 
 ENCODE = "get_image_features"
+KEPT = 16  # image features whose pixels are known
 
 
 @dataclass(frozen=True)
@@ -81,9 +82,9 @@ class _Live(Live[Float[Tensor, "batch vocabulary"]]):
             if isinstance(m, PreTrainedModel) and m.get_output_embeddings()
         ]
         self._model: PreTrainedModel = speaking[-1] if view.counted else model
-        self._signature = Signature(self._model)
-        # image features, what they came from, their number
-        self._encoded: tuple[Any, dict[str, Any], int] | None = None
+        self._signature, self._aside = Signature(self._model), host.aside
+        # by identity: image features, what they came from, their number; the oldest first
+        self._encoded: dict[int, tuple[Any, dict[str, Any], int]] = {}
 
     def attach(self, attached: Attached) -> None:
         """Watch `get_image_features` where pixels are needed: `generate` passes only features."""
@@ -96,7 +97,10 @@ class _Live(Live[Float[Tensor, "batch vocabulary"]]):
             features = plain(*args, **kwargs)
             pooled = getattr(features, "pooler_output", None)  # beams will repeat it in place
             count = 0 if pooled is None else sum(map(len, pooled))
-            self._encoded = features, kwargs, count
+            if not self._aside():
+                self._encoded[id(features)] = features, kwargs, count
+                while len(self._encoded) > KEPT:  # of calls that never came to a pass
+                    self._encoded.pop(next(iter(self._encoded)))
             return features
 
         attached.attribute(self._base, ENCODE, encode)
@@ -105,12 +109,10 @@ class _Live(Live[Float[Tensor, "batch vocabulary"]]):
         if not (goals := targets(now)):
             return
         with torch.no_grad():
-            encoded = self._encoded  # the branch encodes images too
             state = kept(now.text, self.watch, _State)
             state.logits = dict(
                 zip((step for step, _ in goals), self._advance(state, now, call), strict=True)
             )
-            self._encoded = encoded
 
     def _advance(self, state: _State, now: Pass, call: Call) -> list[Tensor]:
         """The branch's logits for each token that this pass predicts: batch vocabulary."""
@@ -150,9 +152,9 @@ class _Live(Live[Float[Tensor, "batch vocabulary"]]):
         more = call.about_photo()
         inputs = Inputs(ids, valid, image, call.given.get("position_ids"), more, now.begins)
         features = (more.get("mm_encoder_outputs") or {}).get("image")
-        if features is None or self._encoded is None or features is not self._encoded[0]:
+        if features is None or id(features) not in self._encoded:
             return inputs
-        _, given, tokens = self._encoded
+        _, given, tokens = self._encoded[id(features)]
         pixels = Call(given).about_photo()
         return replace(inputs, pixels=pixels, beams=int(image.sum()) // max(tokens, 1))
 

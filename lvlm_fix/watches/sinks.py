@@ -170,7 +170,6 @@ class _Channels(_Sinks):
         width = text.image.shape[1]
         state.masks[layer] = sink_masks(text.image.to(sinks.device), wide(sinks, width))
 
-
     def _grow(
         self, mask: Float[Tensor, "batch 3 columns"], score: Float[Tensor, "batch query"], now: Pass
     ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -145,13 +146,13 @@ class Tower:
             )
         self.key = keys[0]
         self.layers = max((m for m in tower.modules() if isinstance(m, nn.ModuleList)), key=len)
-        self.rows: dict[int, list[Tensor]] = {}  # by layer: images patches, in the order they pass
+        self.rows: dict[int, _Watched] = {}  # by layer
 
     def attach(self, attached: Attached, aside: Callable[[], bool]) -> None:
         """Watch two layers, by the registered attention; but not in passes `aside`."""
         watched = {}
         for layer in {number % len(self.layers) for number in LAYERS}:
-            site = _Watched(self.rows.setdefault(layer, []), aside)
+            site = self.rows[layer] = _Watched(aside)
             for module in self.layers[layer].modules():  # whichever calls the attention interface
                 watched[module] = site
         attached.attention(self.model, self.tower, self.key, watched)
@@ -164,13 +165,13 @@ class Tower:
         they share photos. None where no photo passed. Raises `ModelError` unless every image token
         is one patch.
         """
-        if not all(self.rows.values()):
+        if not all(watched.rows for watched in self.rows.values()):
             return None
         found = torch.stack(
-            [torch.cat(self.rows[number % len(self.layers)]).flatten() for number in LAYERS]
+            [torch.cat(self.rows[number % len(self.layers)].rows).flatten() for number in LAYERS]
         )
-        for rows in self.rows.values():
-            rows.clear()
+        for watched in self.rows.values():
+            watched.rows.clear()
         counts, patches = image.sum(-1).tolist(), found.shape[1]
         beams = max(1, sum(counts) // patches)  # rows that share their photos stand side by side
         if sum(counts) != beams * patches or any(
@@ -187,8 +188,13 @@ class Tower:
 class _Watched:
     """Stands in the tower's attention modules: keeps the CLS row, changes nothing."""
 
-    def __init__(self, rows: list[Tensor], aside: Callable[[], bool]) -> None:
-        self.rows, self.aside = rows, aside
+    def __init__(self, aside: Callable[[], bool]) -> None:
+        self.aside, self._local = aside, threading.local()
+
+    @property
+    def rows(self) -> list[Tensor]:
+        """What passed in this thread, and in no pass yet: images patches, in order."""
+        return self._local.__dict__.setdefault("rows", [])
 
     def attend(
         self, plain: Attend, module: nn.Module, *args: Any, **kwargs: Any
