@@ -3,7 +3,11 @@ PYTHON ?= python3
 IMAGE ?= lvlm_fix/photos/coffee.jpg
 BIN = .venv/bin
 
-.PHONY: install caption demo test check format
+.DEFAULT_GOAL := help
+.PHONY: help install caption demo test test-matrix check format
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
 
 install: .venv/installed
 
@@ -26,8 +30,11 @@ demo: install ## the page, on http://127.0.0.1:7860
 test: .venv/tested ## what CI runs
 	$(BIN)/python -m pytest
 
+test-matrix: .venv/tested ## the contract on the oldest and the newest transformers of the range
+	tests/matrix.sh
+
 check: .venv/tested ## lint, format, types
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright --pythonpath $(BIN)/python
 
-format: .venv/tested
+format: .venv/tested ## let ruff mend what it can
 	$(BIN)/ruff check --fix . && $(BIN)/ruff format .

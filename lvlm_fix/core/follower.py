@@ -8,7 +8,7 @@ import weakref
 from collections import Counter, defaultdict
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 import transformers
@@ -28,6 +28,12 @@ from lvlm_fix.private import recomputes
 __all__ = ["Follower"]
 
 Edit = Callable[[Pass, Call, Any], None]
+Called = TypeVar("Called", bound=Callable[..., Any])
+
+
+def _outside(method: Called) -> Called:
+    """Beside a compiled graph, never in it."""
+    return cast(Called, torch.compiler.disable(cast(Any, method)))
 
 
 class Follower:
@@ -98,11 +104,11 @@ class Follower:
 
         return inner
 
-    @torch.compiler.disable
+    @_outside
     def _within(self) -> bool:
         return self._thread == threading.get_ident()
 
-    @torch.compiler.disable
+    @_outside
     def _open(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
         self._lock.acquire()
         self._thread = threading.get_ident()
@@ -116,13 +122,13 @@ class Follower:
             raise
         return call
 
-    @torch.compiler.disable
+    @_outside
     def _failed(self) -> None:
         """Half a pass: nobody goes on from it."""
         if self.now is not None:
             self.now.text.owner = None
 
-    @torch.compiler.disable
+    @_outside
     def _close(self) -> None:
         self._thread, self.now = None, None
         self._lock.release()
@@ -212,7 +218,7 @@ class Follower:
 
     # behind a pass
 
-    @torch.compiler.disable
+    @_outside
     def _end(self, call: Call, output: Any, edit: Edit | None) -> None:
         now = self.now
         assert now is not None

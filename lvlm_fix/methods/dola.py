@@ -11,7 +11,7 @@ Departs  Early layers pass the final norm before the head. The strength is ours:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float

@@ -38,6 +38,7 @@ from lvlm_fix.families import family_of
 from lvlm_fix.method import AtLayer, Method
 from lvlm_fix.methods import parse_methods
 from lvlm_fix.models import load, open_image, sample_photos
+from lvlm_fix.private import implementation_of
 from lvlm_fix.tools.geometries import QUESTIONS, TOKENS, Subject
 from lvlm_fix.watches import WithoutImage
 
@@ -261,7 +262,7 @@ def machine(subject: Subject) -> dict[str, Any]:
         "random_weights": subject.processor is None,
         "parameters": sum(p.numel() for p in subject.model.parameters()),
         "dtype": str(subject.model.dtype).removeprefix("torch."),
-        "attention": subject.model.get_decoder().config._attn_implementation,
+        "attention": implementation_of(subject.model.get_decoder()),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
     }
@@ -371,7 +372,7 @@ def _eager(model: PreTrainedModel) -> Generator[None]:
         for key in model.config.sub_configs
         if getattr(model.config, key) is model.get_decoder().config
     )
-    wrapped = model.get_decoder().config._attn_implementation
+    wrapped = implementation_of(model.get_decoder())
     model.set_attn_implementation({key: "eager"})
     try:
         yield

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -51,7 +51,7 @@ class _State(State):
 
     def reorder(self, index: Int[Tensor, " batch"]) -> None:
         if self.cache is not None and self.mask is not None:
-            self.cache.reorder_cache(index)
+            self.cache.reorder_cache(cast(torch.LongTensor, index))
             self.mask = self.mask.index_select(0, index.to(self.mask.device))
 
     def cut(self, columns: int, *, prompt: bool) -> None:

@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# The contract on the oldest and the newest release of transformers that the package accepts.
+# Each has an environment of its own under .matrix, which borrows torch and the rest from .venv.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+releases=("${@:-}")
+[ -n "${releases[0]}" ] || releases=(5.10.4 5.24.0)
+shared=$(.venv/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")
+for release in "${releases[@]}"; do
+    home=.matrix/$release
+    if [ ! -e "$home/installed" ]; then
+        rm -rf "$home"
+        .venv/bin/python -m venv "$home"
+        own=$("$home/bin/python" -c "import sysconfig; print(sysconfig.get_path('purelib'))")
+        echo "$shared" > "$own/shared.pth"
+        grep -v "^transformers" constraints.txt > "$home/constraints.txt"
+        "$home/bin/python" -m pip install -q -c "$home/constraints.txt" "transformers==$release"
+        touch "$home/installed"
+    fi
+    found=$("$home/bin/python" -c "import transformers; print(transformers.__version__)")
+    [ "$found" = "$release" ] || { echo "asked for $release, found $found" >&2; exit 1; }
+    echo "transformers $release"
+    PYTHONPATH=$PWD:$PWD/eval:$PWD/demo "$home/bin/python" -m pytest -p no:cacheprovider \
+        tests/test_contract.py tests/test_situations.py tests/test_next_token.py \
+        tests/test_literal.py tests/test_texts.py tests/test_private.py
+done

@@ -1,0 +1,39 @@
+"""The embedded model's texts under every method are the same on every release of transformers.
+
+`python tests/test_texts.py` records them anew, in `tests/texts.json`.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cases import CASES
+
+import lvlm_fix as lf
+from lvlm_fix.images import sample_photos
+from lvlm_fix.models import DESCRIBE, answer_ids
+
+FILE = Path(__file__).with_name("texts.json")
+RECORDED: dict[str, Any] = json.loads(FILE.read_text()) if FILE.exists() else {}
+TOKENS = 24
+
+
+def text_under(case: str, model: Any, processor: Any) -> list[int]:
+    """The ids of a greedy text about the first sample photo."""
+    photo = lf.open_image(sample_photos()[0])
+    methods = [lf.ICD()] if case == "icd" else CASES[case][1]
+    with lf.fix(model, methods):
+        return answer_ids(model, processor, [photo], [DESCRIBE], max_new_tokens=TOKENS)[0]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_text_is_the_one_that_was_recorded(case: str, tiny: Any) -> None:
+    assert text_under(case, *tiny) == RECORDED[case]
+
+
+if __name__ == "__main__":
+    loaded = lf.load("tiny")
+    FILE.write_text(json.dumps({case: text_under(case, *loaded) for case in CASES}) + "\n")
