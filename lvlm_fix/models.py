@@ -13,7 +13,7 @@ from transformers.utils import logging
 
 from lvlm_fix.errors import InputError, ModelError, SettingError
 from lvlm_fix.images import open_image, sample_photos
-from lvlm_fix.private import commit_of
+from lvlm_fix.private import commit_of, first_device
 
 __all__ = [
     "DESCRIBE",
@@ -95,6 +95,7 @@ def prepare(
         )
     if any(not prompt.strip() for prompt in prompts):
         raise InputError("the prompt is empty")
+    _check_words(processor, prompts)
     process: Any = processor  # each family's processor has its own call
     texts: list[str] = []
     for image, prompt in zip(images, prompts, strict=True):
@@ -122,7 +123,20 @@ def prepare(
         add_special_tokens=special,
         return_tensors="pt",
     )
-    return inputs.to(model.device, model.dtype)
+    return inputs.to(first_device(model), model.dtype)
+
+
+def _check_words(processor: ProcessorMixin, prompts: Sequence[str]) -> None:
+    """Raise `InputError` for words that the tokenizer takes for a picture or the end of a turn."""
+    process: Any = processor
+    special = set(process.tokenizer.all_special_tokens)
+    special |= {value for key, value in vars(process).items() if key.endswith("_token")}
+    for prompt in prompts:
+        if found := [word for word in special if isinstance(word, str) and word in prompt]:
+            raise InputError(
+                f"the prompt holds {found[0]!r}, which means something else to this model: write "
+                "it in another way"
+            )
 
 
 def answer(

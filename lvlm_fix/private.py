@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
@@ -16,6 +17,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 __all__ = [
     "commit_of",
+    "first_device",
     "implementation",
     "implementation_of",
     "name_of",
@@ -58,6 +60,14 @@ def recomputes(model: PreTrainedModel) -> bool:
     kind = dir(type(model))
     name = "activation" if "is_activation_checkpointing" in kind else "gradient"
     return bool(getattr(model, f"is_{name}_checkpointing"))
+
+
+def first_device(model: PreTrainedModel) -> torch.device:
+    """Where a model wants its inputs, also where its weights wait in memory or on disk."""
+    if model.device.type != "meta":
+        return model.device
+    hook = model.get_input_embeddings().__dict__.get("_hf_hook")  # accelerate's
+    return torch.device(getattr(hook, "execution_device", None) or "cpu")
 
 
 def name_of(model: PreTrainedModel) -> str:

@@ -21,7 +21,7 @@ from lvlm_eval import chair, pope
 from lvlm_eval.chair.extract import Dialect
 from lvlm_eval.coco import choose, photos_in, read_ids, truth_of
 from lvlm_eval.compare import compare, load
-from lvlm_eval.records import Record, by_id, read, read_json, write
+from lvlm_eval.records import by_id, read, write
 from lvlm_eval.report import COUNTS, cell, render
 from lvlm_eval.run import Plan, Task, commit_of, draw, run
 from lvlm_eval.serve import expand, methods_of, serving
@@ -34,6 +34,8 @@ from lvlm_fix.tools.cli import settings_of
 __all__ = ["app"]
 
 app = typer.Typer(no_args_is_help=True, help="Measure hallucination: run, score, compare, report.")
+CAPTION_IDS = ("image_id", "image", "file_name", "filename", "question_id", "id")
+CAPTIONS = ("caption", "text", "answer", "response", "prediction")
 scores = typer.Typer(no_args_is_help=True, help="Score captions or answers that are there already.")
 app.add_typer(scores, name="score")
 
@@ -55,13 +57,21 @@ def score_chair(
     words: Annotated[
         Path | None, typer.Option(help="write the captions with their words, for `heads score`")
     ] = None,
+    synonyms: Annotated[
+        Path | None,
+        typer.Option(help="JSON: a category of the truth -> an object of CHAIR, or null"),
+    ] = None,
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
     """CHAIR of captions."""
-    document = _sentences(captions)
-    texts = by_id(document, "image_id", ("caption",), captions)
-    known = truth_of(truth, None if truth.is_dir() else truth, _dialect(dialect))
+    texts = by_id(read(captions), CAPTION_IDS, CAPTIONS, captions)
+    known = truth_of(truth, None if truth.is_dir() else truth, _dialect(dialect), synonyms)
+    if truth.is_dir() and not any((truth / "annotations").glob("captions_*.json")):
+        print(
+            "lvlm-fix: there are no reference captions: the truth is of the instances alone",
+            file=sys.stderr,
+        )
     judged = chair.judge(texts, known, _dialect(dialect))
     if words is not None:
         words.write_text("".join(json.dumps(chair.labelled(one)) + "\n" for one in judged))
@@ -80,7 +90,8 @@ def score_pope(
     as_json: AsJson = False,
 ) -> None:
     """POPE of answers; questions without an answer are left out and counted on standard error."""
-    asked, given = pope.read_questions(questions), pope.read_answers(answers)
+    asked = pope.read_questions(questions)
+    given = pope.read_answers(answers, asked)
     if skip_unknown:
         given = {key: text for key, text in given.items() if key in asked}
     rows = pope.columns(asked, given, _rule(rule))
@@ -89,7 +100,13 @@ def score_pope(
             f"lvlm-fix: {unanswered} of {len(asked)} questions have no answer and are left out",
             file=sys.stderr,
         )
-    _show(pope.score(rows, seed), as_json)
+    if (misread := pope.doubtful(given.values())) and rule == "published":
+        print(
+            f"lvlm-fix: {misread} of {len(given)} answers begin with a yes or no that the published "
+            "rule reads the other way: see --rule strict",
+            file=sys.stderr,
+        )
+    _show(pope.score(rows, seed) | {"doubtful": misread}, as_json)
 
 
 @app.command()
@@ -335,19 +352,6 @@ def grounding_command(
         )
         shown.add_row(name, *cells)
     Console().print(shown)
-
-
-def _sentences(path: Path) -> list[Record]:
-    """Captions; also a document with `sentences`, as the published scorer writes."""
-    try:
-        document = read_json(path)
-    except DataError:  # JSON lines, or a fault that `read` names by its line
-        return read(path)
-    return (
-        document["sentences"]
-        if isinstance(document, dict) and "sentences" in document
-        else read(path)
-    )
 
 
 def _settings(pairs: list[str], methods: list[str]) -> dict[str, str]:

@@ -38,6 +38,10 @@ __all__ = [
 Truth = dict[int, frozenset[str]]
 """Image id -> the nodes that are in the picture."""
 
+VOC = {  # the names of PASCAL VOC that COCO has not
+    "aeroplane": "airplane", "diningtable": "dining table", "motorbike": "motorcycle",
+    "pottedplant": "potted plant", "sofa": "couch", "tvmonitor": "tv",
+}  # fmt: skip
 _PHOTO = re.compile(r"(?:.*_)?0*(\d+)\.(?:jpe?g|png)", re.IGNORECASE)
 
 
@@ -61,7 +65,7 @@ def photos_in(folder: Path) -> dict[int, Path]:
         raise DataError(f"there is no folder of photos {str(folder)!r}")
     found: dict[int, Path] = {}
     for path in sorted(folder.iterdir()):
-        if _PHOTO.fullmatch(path.name):
+        if _PHOTO.fullmatch(path.name) and not path.name.startswith("."):
             key = photo_id(path.name)
             if key in found:
                 raise DataError(f"two photos with id {key}: {found[key].name} and {path.name}")
@@ -78,25 +82,67 @@ def read_truth(path: Path) -> Truth:
     document = read_json(path)
     if not isinstance(document, dict) or not document:
         raise DataError(f"{path} holds no objects; expected {{image id: [objects]}}")
-    known = set(NODES)
     truth: Truth = {}
     for key, names in document.items():
         if not str(key).isdigit() or not isinstance(names, list):
             raise DataError(f"{path}: entry {key!r} is not an image id with a list of objects")
-        if not known.issuperset(names):
-            raise DataError(
-                f"{path}: photo {key} has {sorted(set(names) - known)[0]!r}, which is no COCO category"
-            )
-        truth[int(key)] = frozenset(names)
+        found = node_names(map(str, names), path)
+        truth[int(key)] = frozenset(node for node in found.values() if node is not None)
     return truth
 
 
-def truth_of(data: Path, file: Path | None, dialect: Dialect = "published") -> Truth:
+def node_names(
+    names: Iterable[str], path: Path, synonyms: Mapping[str, str | None] | None = None
+) -> dict[str, str | None]:
+    """Category -> node of CHAIR, whatever its capitals, and VOC's names too; None: to be left out.
+
+    Raises `DataError` naming the categories that are no object of CHAIR and have no synonym.
+    """
+    found: dict[str, str | None] = {}
+    unknown = list[str]()
+    for name in dict.fromkeys(names):
+        lower = name.lower().replace("_", " ").strip()
+        lower = VOC.get(lower, lower)
+        if synonyms and name in synonyms:
+            found[name] = synonyms[name]
+        elif lower in NODES:
+            found[name] = lower
+        elif re.fullmatch("[a-z ]+", lower) and len(named := set(nodes(lower))) == 1:
+            found[name] = named.pop()
+        else:
+            unknown.append(name)
+    if unknown:
+        raise DataError(
+            f"{path}: {', '.join(map(repr, unknown[:5]))} "
+            f"{'is' if len(unknown) == 1 else 'are'} no object of CHAIR; say which it is, or null, "
+            "in a file for --synonyms"
+        )
+    return found
+
+
+def read_synonyms(path: Path | None) -> dict[str, str | None]:
+    """Category -> node, or null. Raises `DataError`."""
+    document = {} if path is None else read_json(path)
+    if not isinstance(document, dict) or not set(document.values()) <= {*NODES, None}:
+        raise DataError(f"{path} is no JSON object of category -> object of CHAIR, or null")
+    return document
+
+
+def truth_of(
+    data: Path, file: Path | None, dialect: Dialect = "published", synonyms: Path | None = None
+) -> Truth:
     """The truth from an objects file if one is given, else from the annotations of a COCO folder."""
-    return read_truth(file) if file else annotated_truth(data, dialect)
+    if file is not None:
+        return read_truth(file)
+    return annotated_truth(data, dialect, synonyms=read_synonyms(synonyms))
 
 
-def annotated_truth(data: Path, dialect: Dialect = "published", cache: Path | None = None) -> Truth:
+def annotated_truth(
+    data: Path,
+    dialect: Dialect = "published",
+    cache: Path | None = None,
+    synonyms: Mapping[str, str | None] | None = None,
+) -> Truth:
     """Instances and reference captions of a COCO folder; kept in `cache` (default: the user's cache
     folder).
 
@@ -113,13 +159,15 @@ def annotated_truth(data: Path, dialect: Dialect = "published", cache: Path | No
             f"no annotations/instances_*.json in {str(data)!r}; give a COCO folder or an objects file"
         )
     stamps = [f"{path.resolve()} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in files]
-    digest = hashlib.sha256("\n".join([dialect, "1", *stamps]).encode()).hexdigest()[:24]
+    digest = hashlib.sha256(
+        "\n".join([dialect, "2", repr(synonyms or {}), *stamps]).encode()
+    ).hexdigest()[:24]
     cached = (cache or _cache()) / f"objects-{digest}.json"
     if cached.exists():
         return {int(key): frozenset(names) for key, names in read_json(cached).items()}
     objects: dict[int, set[str]] = {}
     for path in files:
-        _add(objects, path, dialect)
+        _add(objects, path, dialect, synonyms)
     write_json(cached, {str(key): sorted(objects[key]) for key in sorted(objects)})
     return {key: frozenset(objects[key]) for key in sorted(objects)}
 
@@ -159,23 +207,38 @@ def choose(ids: Iterable[int], limit: int | None, seed: int) -> list[int]:
     return sorted(random.Random(seed).sample(ordered, min(limit, len(ordered))))
 
 
-def _add(objects: dict[int, set[str]], path: Path, dialect: Dialect) -> None:
+def _add(
+    objects: dict[int, set[str]],
+    path: Path,
+    dialect: Dialect,
+    synonyms: Mapping[str, str | None] | None,
+) -> None:
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # pycocotools reports on standard output
             coco = COCO(str(path))
     except (OSError, ValueError, KeyError, AssertionError) as error:
         raise DataError(f"cannot read annotations {path}: {error}") from None
-    names: Mapping[int, str] = {key: category["name"] for key, category in coco.cats.items()}
-    annotations: Iterable[Mapping[str, Any]] = coco.anns.values()
+    annotations: list[Mapping[str, Any]] = list(coco.anns.values())
+    if not annotations:
+        raise DataError(f"{path} has no annotations: every object would count as invented")
+    try:
+        named = {key: category["name"] for key, category in coco.cats.items()}
+        if "caption" not in annotations[0] and not named:
+            raise DataError(f"{path} has no list of categories")
+        used = {named[one["category_id"]] for one in annotations if "caption" not in one}
+    except (KeyError, TypeError) as error:
+        raise DataError(f"{path}: an annotation or a category lacks {error}") from None
+    objects_of = node_names(used, path, synonyms)
     for image_id in coco.imgs:
         objects.setdefault(int(image_id), set())
     for annotation in annotations:
         found = (
             nodes(annotation["caption"], dialect)
             if "caption" in annotation
-            else [names[annotation["category_id"]]]
+            else [objects_of[named[annotation["category_id"]]]]
         )
-        objects.setdefault(int(annotation["image_id"]), set()).update(found)
+        known = {node for node in found if node is not None}
+        objects.setdefault(int(annotation["image_id"]), set()).update(known)
 
 
 def _cache() -> Path:

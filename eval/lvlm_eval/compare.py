@@ -71,7 +71,7 @@ def load(folder: Path) -> Run:
     for method in record["methods"]:
         if record["task"] == "chair":
             path = _finished(folder / f"{stem(method)}.jsonl")
-            captions[method] = by_id(read(path), "image_id", ("caption",), path)
+            captions[method] = by_id(read(path), ("image_id",), ("caption",), path)
             _same(path, list(captions[method]), record["image_ids"])
             continue
         for split in record["samples"]:

@@ -27,6 +27,7 @@ __all__ = [
     "Question",
     "Rule",
     "columns",
+    "doubtful",
     "figures",
     "generate",
     "read_answers",
@@ -64,7 +65,7 @@ def read_questions(path: Path) -> dict[int, Question]:
         comes twice.
     """
     records = read(path)
-    texts = by_id(records, "question_id", ("text",), path)
+    texts = by_id(records, ("question_id", "id"), ("text", "question"), path)
     out: dict[int, Question] = {}
     for (key, text), record in zip(texts.items(), records, strict=True):
         label = str(record.get("label", "")).strip().lower()
@@ -76,9 +77,34 @@ def read_questions(path: Path) -> dict[int, Question]:
     return out
 
 
-def read_answers(path: Path) -> dict[int, str]:
-    """Answers by `question_id`, under `text` or `answer`. Raises `DataError`."""
-    return by_id(read(path), "question_id", ("text", "answer"), path)
+def read_answers(path: Path, questions: Mapping[int, Question] | None = None) -> dict[int, str]:
+    """Answers by `question_id`, under `answer`, `text`, `response` or `prediction`.
+
+    Where an answer carries its question (`question`, `prompt`, or `text` beside `answer`), it must
+    be the one that `questions` has under its number. Raises `DataError`.
+    """
+    records = read(path)
+    keys = ("answer", "text", "response", "prediction")
+    answers = by_id(records, ("question_id", "id"), keys, path)
+    for (key, _), record in zip(answers.items(), records, strict=True):
+        asked = record.get("question", record.get("prompt"))
+        if asked is None and "answer" in record:
+            asked = record.get("text")
+        question = (questions or {}).get(key)
+        if question is not None and isinstance(asked, str) and question.text not in asked:
+            raise DataError(
+                f"{path}: answer {key} is to {asked[:60]!r}, but question {key} is "
+                f"{question.text!r}: the numbers do not belong together"
+            )
+    return answers
+
+
+def doubtful(answers: Iterable[str]) -> int:
+    """How many answers begin with a yes or no that the published rule reads the other way, as it
+    does with `NO` and `**No**`.
+    """
+    read = [(reading(text)[0], *reading(text, "strict")) for text in answers]
+    return sum(plain and says != strict for says, strict, plain in read)
 
 
 def reading(answer: str, rule: Rule = "published") -> tuple[Literal["yes", "no"], bool]:

@@ -4,8 +4,15 @@ most one batch.
 
 from __future__ import annotations
 
+import bz2
+import csv
+import gzip
+import io
 import json
+import lzma
 import os
+import re
+import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -25,20 +32,30 @@ __all__ = [
 ]
 
 Record = dict[str, Any]
+OPENERS: Mapping[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 
 
 def read(path: Path) -> list[Record]:
-    """All records of a JSON-lines file or a JSON list.
+    """All records of a file: JSON lines, a JSON list, objects one after another, CSV or TSV, with
+    or without a byte-order mark, compressed or not; and of the outer objects that scorers write
+    (`sentences`, `imgToEval`, `annotations`, or id -> text).
 
     Raises:
         DataError: the file is missing or empty, or a line is damaged; the message has its number.
     """
     text = _text(path)
-    if text.lstrip().startswith("["):
+    first = text.lstrip()[:1]
+    if first == "[":
         records = _parse(text, f"{path}")
         for number, record in enumerate(records, 1):
             if not isinstance(record, dict):
                 raise DataError(f"{path}: entry {number} is not a JSON object")
+    elif first != "{" and text.strip():
+        records = _table(text, path)
+    elif (whole := _one_object(text)) is not None:
+        records = _inner(whole)
+    elif text.lstrip().partition("\n")[0].rstrip() in ("{", ""):  # indented, one after another
+        records = _following(text, path)
     else:
         records = [
             _line(line, path, number)
@@ -48,6 +65,65 @@ def read(path: Path) -> list[Record]:
     if not records:
         raise DataError(f"{path} holds no records; an empty run has no figures")
     return cast(list[Record], records)
+
+
+def _one_object(text: str) -> Record | None:
+    """The object that the text is; None where it is something else."""
+    try:
+        found = json.loads(text)
+    except json.JSONDecodeError:
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _inner(whole: Record) -> list[Record]:
+    """The records of an outer object."""
+    for key in ("sentences", "annotations", "captions", "results"):
+        if isinstance(whole.get(key), list):
+            return [one for one in whole[key] if isinstance(one, dict)]
+    inner = whole.get("imgToEval", whole)
+    if inner and isinstance(inner, dict) and all(map(str.isdigit, inner)):
+        return [
+            {"image_id": key, "caption": value}
+            if isinstance(value, str)
+            else {"image_id": key} | dict(value)
+            for key, value in inner.items()
+        ]
+    return [whole]
+
+
+def _following(text: str, path: Path) -> list[Record]:
+    """Objects one after another, over several lines each."""
+    decoder, place, found = json.JSONDecoder(), 0, list[Record]()
+    while place < len(text):
+        place += len(text[place:]) - len(text[place:].lstrip())
+        if place >= len(text):
+            break
+        try:
+            record, place = decoder.raw_decode(text, place)
+        except json.JSONDecodeError as error:
+            raise DataError(f"{path}: not JSON at line {error.lineno}: {error.msg}") from None
+        found.append(record)
+    return found
+
+
+def _table(text: str, path: Path) -> list[Record]:
+    """Rows under a line of names, parted by commas or tabs."""
+    head = text.partition("\n")[0]
+    mark = "\t" if "\t" in head else ","
+    rows = csv.DictReader(io.StringIO(text), delimiter=mark)
+    if len(rows.fieldnames or ()) < 2:
+        raise DataError(
+            f"{path} is neither JSON nor a table with a line of names; it begins with {head[:60]!r}"
+        )
+    found = list[Record]()
+    for row in rows:
+        if None in row or None in row.values():
+            raise DataError(
+                f"{path}: line {rows.line_num} has not {len(rows.fieldnames or ())} cells"
+            )
+        found.append(dict(row))
+    return found
 
 
 def finished(path: Path) -> list[Record]:
@@ -66,9 +142,9 @@ def finished(path: Path) -> list[Record]:
 
 
 def by_id(
-    records: Iterable[Record], id_key: str, text_keys: tuple[str, ...], path: Path
+    records: Iterable[Record], id_keys: tuple[str, ...], text_keys: tuple[str, ...], path: Path
 ) -> dict[int, str]:
-    """Id -> text, in file order.
+    """Id -> text, in file order. An id is a whole number, or a photo's file name or path with one.
 
     Raises:
         DataError: a key is missing, of the wrong kind, or an id comes twice.
@@ -76,21 +152,33 @@ def by_id(
     out: dict[int, str] = {}
     for number, record in enumerate(records, 1):
         where = f"{path}: record {number}"
-        try:
-            key = int(record[id_key])
-        except (KeyError, TypeError, ValueError):
+        name = next((key for key in id_keys if key in record), id_keys[0])
+        key = _whole(record.get(name))
+        if key is None:
             raise DataError(
-                f"{where} needs a whole number under {id_key!r}, found {record.get(id_key)!r}"
-            ) from None
+                f"{where} needs a whole number under {name!r}, found {record.get(name)!r}"
+            )
         text = next((record[name] for name in text_keys if name in record), None)
         if not isinstance(text, str):
             raise DataError(
-                f"{where} ({id_key} {key}) needs a text under {' or '.join(map(repr, text_keys))}"
+                f"{where} ({name} {key}) needs a text under {' or '.join(map(repr, text_keys))}"
             )
         if key in out:
-            raise DataError(f"{where}: {id_key} {key} comes twice; keep one of them")
+            raise DataError(f"{where}: {name} {key} comes twice; keep one of them")
         out[key] = text
     return out
+
+
+def _whole(value: Any) -> int | None:
+    """The number that an id is, or that the name of a photo ends with."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    if not isinstance(value, str):
+        return int(value) if value == int(value) else None
+    found = re.fullmatch(
+        r"(?:.*[/\\_])?0*(\d+)(?:\.(?:jpe?g|png|webp))?", value.strip(), re.IGNORECASE
+    )
+    return int(found[1]) if found else None
 
 
 def read_json(path: Path) -> Any:
@@ -130,11 +218,13 @@ def _replace(path: Path, text: str) -> None:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}") from None
+        with OPENERS.get(path.suffix, open)(path, "rt", encoding="utf-8-sig") as file:
+            return file.read()
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 text: {error}") from None
+    except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"cannot read {path}: {reason}") from None
 
 
 def _parse(text: str, where: str) -> Any:

@@ -240,10 +240,10 @@ def draw(
     wanted = read_ids(listed) if listed else None
     known = truth_of(data, truth) if task == "chair" or not questions or truth else {}
     samples: dict[str, list[Record]] = {}
-    for path in questions:
+    for name, path in _splits(questions).items():
         asked = pope.read_questions(path)
         chosen = set(choose(wanted or {item.image_id for item in asked.values()}, limit, seed))
-        samples[path.stem] = [_sample(item) for item in asked.values() if item.image_id in chosen]
+        samples[name] = [_sample(item) for item in asked.values() if item.image_id in chosen]
     if questions:
         return samples, photos, known
     chosen = choose(wanted or set(known) & set(photos), limit, seed)
@@ -258,6 +258,21 @@ def draw(
         made = pope.generate(here, chosen, name, seed=seed)
         samples[name] = [_sample(pope.Question(**record)) for record in made]
     return samples, photos, known
+
+
+def _splits(questions: Sequence[Path]) -> dict[str, Path]:
+    """A name for each file of questions: its own, or with its folder's where two have one name.
+
+    Raises `DataError` where that does not tell them apart either.
+    """
+    alone = len({path.stem for path in questions}) == len(questions)
+    named: dict[str, Path] = {}
+    for path in questions:
+        name = path.stem if alone else f"{path.resolve().parent.name}-{path.stem}"
+        if name in named:
+            raise DataError(f"{named[name]} and {path} have one name: rename one of them")
+        named[name] = path
+    return named
 
 
 def stem(method: str) -> str:

@@ -135,7 +135,7 @@ def show_pair(path: Path, outputs: list[dict[str, Any]]) -> None:
     """The two texts side by side; words of one that the other lacks are underlined, weakly grounded
     ones get a "?".
     """
-    table = Table(title=str(path), expand=True)
+    table = Table(title=Text(str(path)), expand=True)
     for output in outputs:
         table.add_column(f"{output['method']}  ({output['seconds']:.2f} s)", ratio=1)
     before, after = (questioned(output) for output in outputs)
