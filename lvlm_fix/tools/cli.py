@@ -5,6 +5,7 @@ else.
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -433,8 +434,8 @@ def serve(
             "--continuous-batching: no method acts there, since it goes another way through the "
             "model; leave it out"
         )
-    if api_key is not None and not api_key.strip():
-        raise SettingError("--api-key is empty; give a key, or leave it out")
+    if api_key is not None and not re.fullmatch(r"[!-~]+", api_key):
+        raise SettingError("--api-key takes ASCII letters, digits and signs, and at least one")
     chosen = {name: lf.parse_methods(name, settings_of(set_ or [])) for name in method or []}
     try:
         from lvlm_fix.tools.serve import Server, listen

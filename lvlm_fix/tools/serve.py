@@ -14,6 +14,7 @@ from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
+import uvicorn
 from pydantic import ValidationError
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -34,8 +35,6 @@ READING = 60  # seconds in which a body must have come
 
 def listen(server: Server, host: str, port: int, ready: Callable[[int], None]) -> None:
     """Serve until the process is told to end; `ready` is told the port. Raises `SettingError`."""
-    import uvicorn
-
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         listening = socket.create_server((host, port), family=family, backlog=1024)
