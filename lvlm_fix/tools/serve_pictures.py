@@ -20,7 +20,7 @@ FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 
 
 def bytes_of(url: str) -> bytes:
-    """The bytes in a `data:` URL, base64 of either alphabet or percent-encoded. Raises `ImageError`.
+    """The bytes in a `data:` URL: base64, or percent-encoded. Raises `ImageError`.
 
     Any other address is refused unread.
     """

@@ -45,7 +45,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Asked:
-    """One request, checked. Pictures are encoded still: a request that waits takes little memory."""
+    """One request, checked. Pictures are encoded still, so that waiting takes little memory."""
 
     methods: tuple[Method, ...]
     chat: Chat

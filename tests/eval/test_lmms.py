@@ -1,4 +1,4 @@
-"""The lmms-eval plug-in: its entry point, its tasks' figures, and the whole where it is installed."""
+"""The lmms-eval plug-in: its entry point, its tasks' figures, and the whole where it is there."""
 
 from __future__ import annotations
 
