@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib.resources import files
 from typing import Any
 
 import torch
+from jinja2 import TemplateError
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, ProcessorMixin
 from transformers.utils import logging
@@ -23,12 +24,15 @@ __all__ = [
     "load",
     "open_image",
     "prepare",
+    "prepare_chats",
     "revision_of",
     "sample_photos",
 ]
 
 DESCRIBE = "Please describe this image in detail."
 EMBEDDED = "tiny"
+Chat = Sequence[dict[str, Any]]
+"""Turns with a role, and a content of {"type": "image"} and {"type": "text", "text": ...}."""
 
 
 def folder_of(name: str) -> str:
@@ -95,46 +99,67 @@ def prepare(
         )
     if any(not prompt.strip() for prompt in prompts):
         raise InputError("the prompt is empty")
-    _check_words(processor, prompts)
+    turns = [
+        ([] if image is None else [{"type": "image"}]) + [{"type": "text", "text": prompt}]
+        for image, prompt in zip(images, prompts, strict=True)
+    ]
+    chats = [[{"role": "user", "content": content}] for content in turns]
+    given = [[] if image is None else [image] for image in images]
+    return prepare_chats(model, processor, chats, given)
+
+
+def prepare_chats(
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
+    chats: Sequence[Chat],
+    images: Sequence[Sequence[Image.Image]],
+) -> Any:
+    """Left-padded inputs for `generate`: one chat per sample, and its images in the order of their
+    places in it.
+
+    Raises `InputError` where the template or the processor refuses them, `ModelError` where there
+    is no template.
+    """
     process: Any = processor  # each family's processor has its own call
-    texts: list[str] = []
-    for image, prompt in zip(images, prompts, strict=True):
-        content = ([] if image is None else [{"type": "image"}]) + [
-            {"type": "text", "text": prompt}
+    if not process.chat_template:
+        raise ModelError("the processor has no chat template")
+    _check_words(
+        processor,
+        (part.get("text", "") for chat in chats for turn in chat for part in turn["content"]),
+    )
+    try:
+        texts = [
+            process.apply_chat_template(list(chat), add_generation_prompt=True) for chat in chats
         ]
-        try:
-            texts.append(
-                process.apply_chat_template(
-                    [{"role": "user", "content": content}], add_generation_prompt=True
-                )
-            )
-        except ValueError as error:
-            raise ModelError(f"the processor has no chat template: {error}") from error
-    given = [[image] for image in images if image is not None] or None
+    except (ValueError, TemplateError) as error:
+        raise InputError(f"the chat template refuses these messages: {error}") from error
     bos = process.tokenizer.bos_token
     special = not (
         bos and texts[0].startswith(bos)
     )  # some templates write the first token themselves
-    inputs = process(
-        images=given,
-        text=texts,
-        padding=True,
-        padding_side="left",
-        add_special_tokens=special,
-        return_tensors="pt",
-    )
+    try:
+        inputs = process(
+            images=[list(row) for row in images if row] or None,
+            text=texts,
+            padding=True,
+            padding_side="left",
+            add_special_tokens=special,
+            return_tensors="pt",
+        )
+    except ValueError as error:
+        raise InputError(f"the processor refuses these inputs: {error}") from error
     return inputs.to(first_device(model), model.dtype)
 
 
-def _check_words(processor: ProcessorMixin, prompts: Sequence[str]) -> None:
+def _check_words(processor: ProcessorMixin, texts: Iterable[str]) -> None:
     """Raise `InputError` for words that the tokenizer takes for a picture or the end of a turn."""
     process: Any = processor
     special = set(process.tokenizer.all_special_tokens)
     special |= {value for key, value in vars(process).items() if key.endswith("_token")}
-    for prompt in prompts:
-        if found := [word for word in special if isinstance(word, str) and word in prompt]:
+    for text in texts:
+        if found := [word for word in special if isinstance(word, str) and word in text]:
             raise InputError(
-                f"the prompt holds {found[0]!r}, which means something else to this model: write "
+                f"the text holds {found[0]!r}, which means something else to this model: write "
                 "it in another way"
             )
 

@@ -5,6 +5,7 @@ else.
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -394,6 +395,71 @@ def export(
         f"{chosen} heads in {len(record['heads'])} layers times {strength:g} -> {folder}",
         file=sys.stderr,
     )
+
+
+@app.command()
+def serve(
+    model: Annotated[str, typer.Argument(help='a hub name, a folder, or "tiny"')] = "tiny",
+    method: Annotated[
+        list[str] | None,
+        typer.Option(
+            help='methods joined by +; may be repeated, each is a name such as "tiny+vhr"'
+        ),
+    ] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="method.setting=value, may be repeated")
+    ] = None,
+    host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="port; 0 takes a free one", min=0, max=65535)] = 8000,
+    api_key: Annotated[
+        str | None,
+        typer.Option(help="what clients must send as their key", envvar="LVLM_FIX_API_KEY"),
+    ] = None,
+    max_tokens: Annotated[int, typer.Option(help="longest text, tokens", min=1)] = 4096,
+    max_pixels: Annotated[int, typer.Option(help="largest picture, pixels", min=1)] = 25_000_000,
+    max_size: Annotated[int, typer.Option(help="largest request, bytes", min=1)] = 20 * 2**20,
+    queue: Annotated[int, typer.Option(help="requests at work or waiting", min=1)] = 256,
+    continuous_batching: Annotated[
+        bool, typer.Option("--continuous-batching", hidden=True)
+    ] = False,
+) -> None:
+    """Serve MODEL over an OpenAI-style endpoint: once plain, and once per --method.
+
+    Example: lvlm-fix serve tiny --method vhr --method var+vhr --port 8000
+    """
+    import lvlm_fix as lf
+
+    if continuous_batching:
+        raise SettingError(
+            "--continuous-batching: no method acts there, since it goes another way through the "
+            "model; leave it out"
+        )
+    if api_key is not None and not re.fullmatch(r"[!-~]+", api_key):
+        raise SettingError("--api-key takes ASCII letters, digits and signs, and at least one")
+    chosen = {name: lf.parse_methods(name, settings_of(set_ or [])) for name in method or []}
+    try:
+        from lvlm_fix.tools.serve import Server, listen
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"the server needs {error.name}, which is missing: pip install 'lvlm-fix[serve]'"
+        ) from error
+    from lvlm_fix.tools.serve_worker import Limits, Worker
+
+    limits = Limits(size=max_size, pixels=max_pixels, tokens=max_tokens, queue=queue)
+    worker = Worker(*lf.load(model), limits)
+    plain = Path(model).name if Path(model).is_dir() else model
+    named = {f"{plain}+{name}": methods for name, methods in chosen.items() if methods}
+    worker.try_out(named)
+
+    def ready(at: int) -> None:
+        names = ", ".join([plain, *named])
+        print(f"lvlm-fix serves {names} on http://{host}:{at}/v1", file=sys.stderr, flush=True)
+        if api_key is None and host not in ("127.0.0.1", "localhost", "::1"):
+            print(
+                "lvlm-fix: anyone who reaches this address may ask; see --api-key", file=sys.stderr
+            )
+
+    listen(Server(worker, {plain: ()} | named, api_key), host, port, ready)
 
 
 @heads.command("score")

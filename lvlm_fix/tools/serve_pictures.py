@@ -1,0 +1,58 @@
+"""Pictures that come inside a request: `data:` URLs, by content and within limits."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+import re
+from urllib.parse import unquote_to_bytes
+
+from PIL import Image, UnidentifiedImageError
+
+from lvlm_fix.errors import ImageError
+from lvlm_fix.images import upright
+
+__all__ = ["bytes_of", "picture"]
+
+# by content, never by name; none of these starts a program or follows a reference
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+
+
+def bytes_of(url: str) -> bytes:
+    """The bytes in a `data:` URL: base64, or percent-encoded. Raises `ImageError`.
+
+    Any other address is refused unread.
+    """
+    match = re.match(r"(?i)data:([^,]*),", url)
+    if match is None:
+        raise ImageError(
+            "pictures are taken as data: URLs only (data:image/jpeg;base64,...); no file and no "
+            "address is opened"
+        )
+    data = unquote_to_bytes(url[match.end() :])
+    if not match[1].lower().rstrip().endswith(";base64"):
+        return data
+    plain = b"".join(data.split()).rstrip(b"=").translate(bytes.maketrans(b"-_", b"+/"))
+    try:
+        return base64.b64decode(plain + b"=" * (-len(plain) % 4), validate=True)
+    except binascii.Error as error:
+        raise ImageError(f"the data: URL is no base64: {error}") from None
+
+
+def picture(data: bytes, pixels: int) -> Image.Image:
+    """An upright RGB picture of at most `pixels` from encoded bytes. Raises `ImageError`."""
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            if image.width * image.height > pixels:
+                raise ImageError(
+                    f"a picture has {image.width} x {image.height} pixels; at most {pixels:,} "
+                    "are taken"
+                )
+            return upright(image)
+    except ImageError:
+        raise
+    except UnidentifiedImageError:
+        raise ImageError(f"a picture is none of {', '.join(FORMATS)}") from None
+    except Exception as error:  # decoders raise what they like on damaged bytes
+        raise ImageError(f"a picture cannot be read: {error}") from error
