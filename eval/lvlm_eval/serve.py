@@ -18,8 +18,10 @@ import lvlm_fix as lf
 from lvlm_eval.compare import CONTROL
 from lvlm_eval.run import Serve, Texts
 from lvlm_fix.errors import SettingError
+from lvlm_fix.families import family_of
 from lvlm_fix.method import Method
 from lvlm_fix.models import prepare
+from lvlm_fix.watches import TowerLooks
 
 __all__ = ["expand", "methods_of", "seen_anew", "seen_once", "serving"]
 
@@ -77,6 +79,8 @@ def serving(
     unmodified model).
     """
 
+    depth = len(family_of(model).layers)
+
     @contextmanager
     def serve(paths: Sequence[Path], prompts: Sequence[str]) -> Generator[Texts]:
         opened = {path: lf.open_image(path) for path in dict.fromkeys(paths)}
@@ -87,7 +91,8 @@ def serving(
         @torch.no_grad()
         def texts(spec: str) -> list[str]:
             options = {"do_sample": False, "max_new_tokens": max_new_tokens}
-            watched = any("vision" in method.needs for method in methods[spec])
+            needs = (watch for method in methods[spec] for watch in method.watches(depth))
+            watched = any(isinstance(watch, TowerLooks) for watch in needs)
             seeing = seen_anew(model) if watched else nullcontext()
             with seeing, lf.fix(model, methods[spec]) if methods[spec] else nullcontext():
                 ids = generate(**inputs, **options)
