@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lvlm_eval.chair.extract import mentions
+from lvlm_fix.objects.extract import mentions
 from PIL import Image
 from transformers import StoppingCriteria, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer

@@ -18,7 +18,7 @@ from rich.table import Table
 
 import lvlm_fix as lf
 from lvlm_eval import chair, pope
-from lvlm_eval.chair.extract import Dialect
+from lvlm_fix.objects.extract import Dialect
 from lvlm_eval.coco import choose, photos_in, read_ids, truth_of
 from lvlm_eval.compare import compare, load
 from lvlm_eval.records import Record, by_id, read, read_json, write

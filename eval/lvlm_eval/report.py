@@ -12,7 +12,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from lvlm_eval.chair import Judgement
-from lvlm_eval.chair.extract import Dialect
+from lvlm_fix.objects.extract import Dialect
 from lvlm_eval.compare import BASE, CONTROL, Run, compare
 from lvlm_eval.pope import Rule
 from lvlm_fix import open_image

@@ -13,7 +13,7 @@ from string import punctuation
 
 import numpy as np
 
-from lvlm_eval.chair.extract import Dialect, Mention, mentions
+from lvlm_fix.objects.extract import Dialect, Mention, mentions
 from lvlm_eval.stats import Array, bootstrap, ratio
 from lvlm_fix.errors import DataError
 

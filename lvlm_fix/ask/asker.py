@@ -1,0 +1,158 @@
+"""`Asker`: asks a model whether objects are in its photos, and reads Yes against No.
+
+Questions of a batch go behind the image together. A model so asked often knows better than what it
+wrote (docs/ask.md, which also names who checked texts this way before).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+from transformers import PreTrainedModel, ProcessorMixin
+
+from lvlm_fix.ask.prefix import Prefix, prefix_of
+from lvlm_fix.ask.wording import Wording
+from lvlm_fix.core.call import Signature
+from lvlm_fix.core.follower import beside
+from lvlm_fix.errors import SettingError
+from lvlm_fix.families import family_of
+from lvlm_fix.models import DESCRIBE, prepare
+
+__all__ = ["Asker", "Answers"]
+
+Answers = dict[str, float]
+"""Object -> log-odds of Yes against No, natural."""
+
+
+class Asker:
+    """Asks one model. What a question looks like in tokens is found once for each object."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        processor: ProcessorMixin,
+        wording: Wording | None = None,
+        *,
+        at_once: int = 16,
+    ) -> None:
+        if at_once < 1:
+            raise SettingError(f"at_once must be >= 1, got {at_once}")
+        self.model, self.processor, self.at_once = model, processor, at_once
+        self.wording = wording or Wording()
+        self.family = family_of(model)
+        tokenizer: Any = processor.tokenizer  # type: ignore[attr-defined]: every processor of these models has one
+        self._yes, self._no = (list(ids) for ids in self.wording.answers(tokenizer))
+        self._cache_name = Signature(model).cache
+        self._tails: dict[str, list[int]] = {}
+
+    @torch.no_grad()
+    def ask(self, given: Mapping[str, Any], objects: Sequence[Iterable[str]]) -> list[Answers]:
+        """Log-odds for the objects of each sample, each object once.
+
+        Args:
+            given: what a forward over the prompts was given, with its cache; `input_ids` may have
+                grown since. Nothing of it is changed.
+            objects: of each sample, what to ask about.
+        """
+        asked = [
+            (row, name) for row, names in enumerate(objects) for name in dict.fromkeys(names)
+        ]
+        answers: list[Answers] = [{} for _ in objects]
+        if not asked:
+            return answers
+        prefix = prefix_of(self.model, self.family, given)
+        self._learn([name for _, name in asked])
+        if prefix.layers:
+            parts = [asked[i : i + self.at_once] for i in range(0, len(asked), self.at_once)]
+        else:  # every prompt of the batch, once for each object: pixels stay as they came
+            longest = max(len({*names}) for names in objects)
+            rounds = [list(dict.fromkeys(names)) for names in objects]
+            parts = [
+                [(row, (names or [asked[0][1]])[min(i, len(names) - 1)]) for row, names in enumerate(rounds)]
+                for i in range(longest)
+            ]
+        with beside(self.model):
+            for part in parts:
+                odds = self._odds(prefix, part)
+                for (row, name), value in zip(part, odds.tolist(), strict=True):
+                    answers[row][name] = value
+        wanted = [{*names} for names in objects]
+        return [{n: v for n, v in a.items() if n in w} for a, w in zip(answers, wanted, strict=True)]
+
+    def look(
+        self, images: Sequence[Image.Image], objects: Sequence[Iterable[str]]
+    ) -> list[Answers]:
+        """The same for photos alone: one pass over each, then the questions."""
+        given = self.pass_over(prepare(self.model, self.processor, images, [DESCRIBE] * len(images)))
+        return self.ask(given, objects)
+
+    @torch.no_grad()
+    def pass_over(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """Inputs of a prompt, with the cache of one unedited pass over it."""
+        model: Any = self.model
+        with beside(self.model):
+            output = model(**inputs, use_cache=True, logits_to_keep=1)
+        return dict(inputs) | {self._cache_name: output[self._cache_name]}
+
+    def _learn(self, names: Iterable[str]) -> None:
+        """Find what stands behind the image in the questions that are new.
+
+        A blank photo stands in, so that what closes an image, the chat template and the tokenizer
+        are the processor's own.
+        """
+        new = [name for name in dict.fromkeys(names) if name not in self._tails]
+        if not new:
+            return
+        blank = Image.new("RGB", (64, 64))
+        questions = [self.wording.about(name) for name in new]
+        prompts = prepare(self.model, self.processor, [blank] * len(new), questions)
+        for name, row, kept in zip(
+            new, prompts["input_ids"].tolist(), prompts["attention_mask"].tolist(), strict=True
+        ):
+            last = max(i for i, token in enumerate(row) if token in self.family.image_tokens)
+            self._tails[name] = [t for t, k in zip(row, kept, strict=True) if k][
+                last + 1 - kept.index(1) :
+            ]
+
+    def _odds(self, prefix: Prefix, asked: Sequence[tuple[int, str]]) -> Float[Tensor, " question"]:
+        """One pass over some questions (sample, object)."""
+        on = prefix.ids.device
+        tails = [self._tails[name] for _, name in asked]
+        widest = max(map(len, tails))
+        rows = torch.tensor([row for row, _ in asked], device=on)
+        ids = torch.tensor([tail + tail[-1:] * (widest - len(tail)) for tail in tails], device=on)
+        lengths = torch.tensor([len(tail) for tail in tails], device=on)
+        new = torch.arange(widest, device=on) < lengths[:, None]
+        mask = torch.cat((prefix.valid[rows], new), 1).long()
+        model: Any = self.model
+        if prefix.layers:
+            first = prefix.valid[rows].sum(-1, keepdim=True)
+            output = model(
+                input_ids=ids,
+                attention_mask=mask,
+                position_ids=first + torch.arange(widest, device=on),
+                use_cache=True,
+                **{self._cache_name: prefix.cache(rows)},
+            )
+        else:
+            ids = torch.cat((prefix.ids[rows], ids), 1)
+            more = {
+                name: _grown(value, ids) if name.endswith("token_type_ids") else value
+                for name, value in prefix.photo.items()
+                if name != "logits_to_keep"
+            }
+            output = model(input_ids=ids, attention_mask=mask, use_cache=False, **more)
+        last = output.logits.shape[1] - widest + lengths - 1
+        logits = output.logits[torch.arange(len(rows), device=on), last].float()
+        return logits[:, self._yes].logsumexp(-1) - logits[:, self._no].logsumexp(-1)
+
+
+def _grown(types: Tensor, ids: Tensor) -> Tensor:
+    """Token types for as many columns as `ids` has; new ones are text."""
+    some = types[:, : ids.shape[1]]
+    return torch.cat((some, some.new_zeros(len(ids), ids.shape[1] - some.shape[1])), 1)
