@@ -7,6 +7,7 @@ wrote (docs/ask.md, which also names who checked texts this way before).
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -45,8 +46,8 @@ class Asker:
         self.model, self.processor, self.at_once = model, processor, at_once
         self.wording = wording or Wording()
         self.family = family_of(model)
-        tokenizer: Any = processor.tokenizer  # type: ignore[attr-defined]: every processor of these models has one
-        self._yes, self._no = (list(ids) for ids in self.wording.answers(tokenizer))
+        self.tokenizer: Any = processor.tokenizer  # type: ignore[attr-defined]: every processor of these models has one
+        self._yes, self._no = (list(ids) for ids in self.wording.answers(self.tokenizer))
         self._cache_name = Signature(model).cache
         self._tails: dict[str, list[int]] = {}
 
@@ -59,30 +60,25 @@ class Asker:
                 grown since. Nothing of it is changed.
             objects: of each sample, what to ask about.
         """
-        asked = [
-            (row, name) for row, names in enumerate(objects) for name in dict.fromkeys(names)
-        ]
+        wanted = [dict.fromkeys(names) for names in objects]
+        asked = [(row, name) for row, names in enumerate(wanted) for name in names]
         answers: list[Answers] = [{} for _ in objects]
         if not asked:
             return answers
-        prefix = prefix_of(self.model, self.family, given)
+        prefix = prefix_of(self.model, self.family, given, {row for row, _ in asked})
         self._learn([name for _, name in asked])
-        if prefix.layers:
+        if prefix.shared:
             parts = [asked[i : i + self.at_once] for i in range(0, len(asked), self.at_once)]
         else:  # every prompt of the batch, once for each object: pixels stay as they came
-            longest = max(len({*names}) for names in objects)
-            rounds = [list(dict.fromkeys(names)) for names in objects]
-            parts = [
-                [(row, (names or [asked[0][1]])[min(i, len(names) - 1)]) for row, names in enumerate(rounds)]
-                for i in range(longest)
-            ]
+            spare = asked[0][1]
+            rounds = zip_longest(*([*a] or [spare] for a in wanted), fillvalue=spare)
+            parts = [list(enumerate(names)) for names in rounds]
         with beside(self.model):
             for part in parts:
                 odds = self._odds(prefix, part)
                 for (row, name), value in zip(part, odds.tolist(), strict=True):
                     answers[row][name] = value
-        wanted = [{*names} for names in objects]
-        return [{n: v for n, v in a.items() if n in w} for a, w in zip(answers, wanted, strict=True)]
+        return [{name: a[name] for name in w} for a, w in zip(answers, wanted, strict=True)]
 
     def look(
         self, images: Sequence[Image.Image], objects: Sequence[Iterable[str]]
@@ -130,7 +126,7 @@ class Asker:
         new = torch.arange(widest, device=on) < lengths[:, None]
         mask = torch.cat((prefix.valid[rows], new), 1).long()
         model: Any = self.model
-        if prefix.layers:
+        if prefix.shared:
             first = prefix.valid[rows].sum(-1, keepdim=True)
             output = model(
                 input_ids=ids,

@@ -7,7 +7,7 @@ shared and every question is a whole prompt.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +34,11 @@ class Prefix:
     layers: tuple[tuple[Tensor, Tensor], ...]  # keys and values; none where nothing is shared
     photo: Mapping[str, Any]  # pixels and their sizes, for whole prompts
 
+    @property
+    def shared(self) -> bool:
+        """Whether questions go behind these keys; else each is a whole prompt."""
+        return bool(self.layers)
+
     def cache(self, rows: Int[Tensor, " row"]) -> Cache:
         """A new cache that holds the prefix of these samples."""
         made = DynamicCache()
@@ -58,18 +63,21 @@ def unshared(model: PreTrainedModel, family: Family, cache: Cache | None, given:
     return ""
 
 
-def prefix_of(model: PreTrainedModel, family: Family, given: Mapping[str, Any]) -> Prefix:
+def prefix_of(
+    model: PreTrainedModel, family: Family, given: Mapping[str, Any], rows: Collection[int]
+) -> Prefix:
     """The shared part of a prompt, from what its forward was given, cache included.
 
     `given` may hold a longer text than the prompt, as `generate` has it behind the last token.
-    Raises `InputError` for a sample without image.
+    Raises `InputError` where one of these `rows` has no image.
     """
     call = Call(dict(given))
     ids = call.ids
     if ids is None:
         raise InputError("asking needs input_ids, not inputs_embeds alone")
     image = torch.isin(ids, torch.tensor(family.image_tokens, device=ids.device))
-    if not bool(image.any(-1).all()):
+    missing = ~image.any(-1).cpu()
+    if bool(missing[list(rows)].any()):
         raise InputError("a prompt has no image, so nothing can be asked about it")
     valid = call.valid(ids)
     valid = torch.ones_like(image) if valid is None else valid
