@@ -18,7 +18,7 @@ from lvlm_fix.ask.asker import Answers
 from lvlm_fix.objects import surfaces
 from lvlm_fix.objects.spots import plural
 
-__all__ = ["Words", "forms_of", "pull"]
+__all__ = ["Words", "behind_blank", "forms_of", "ids_of", "pull"]
 
 
 def forms_of(names: Iterable[str]) -> dict[str, list[str]]:
@@ -35,16 +35,10 @@ class Words:
         self._first: dict[tuple[int, ...], dict[int, str]] = {}  # at the start of a text
         self.longest = 0  # tokens of a path, less the last
 
-        def ids(text: str) -> list[int]:
-            return tokenizer(text, add_special_tokens=False)["input_ids"]
-
-        before = ids("a")  # a word behind a blank, whatever a tokenizer makes of a leading one
         for name, words in forms.items():
             for word in (form for lower in words for form in (lower, lower.capitalize())):
-                behind = ids(f"a {word}")
-                if behind[: len(before)] == before:
-                    self._add(self._inside, behind[len(before) :], name)
-                self._add(self._first, ids(word), name)
+                self._add(self._inside, behind_blank(tokenizer, word), name)
+                self._add(self._first, ids_of(tokenizer, word), name)
 
     def _add(self, paths: dict[tuple[int, ...], dict[int, str]], path: list[int], name: str) -> None:
         if path:
@@ -68,6 +62,17 @@ class Words:
             for i, token in enumerate(history)
             if (name := self.completing(history[max(0, i - self.longest - 1) : i]).get(token))
         }
+
+
+def ids_of(tokenizer: Any, text: str) -> list[int]:
+    """The tokens of a text at its start, none added."""
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def behind_blank(tokenizer: Any, text: str) -> list[int]:
+    """The tokens of a text that goes on behind a blank, whatever a tokenizer makes of a first one."""
+    before, whole = ids_of(tokenizer, "a"), ids_of(tokenizer, f"a {text}")
+    return whole[len(before) :] if whole[: len(before)] == before else ids_of(tokenizer, text)
 
 
 def pull(

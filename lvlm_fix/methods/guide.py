@@ -43,14 +43,14 @@ class Guide(Method):
     )
     objects: str = setting("", "words joined by commas; empty: COCO's 80 objects", "ours")
 
+    paper: ClassVar[str] = "ours"
+
     def watches(self, layers: int) -> tuple[Watch[Any], ...]:
         return (Answered(self._names()),) if self.strength else ()
 
     def _names(self) -> tuple[str, ...]:
         listed = [name.strip().lower() for name in self.objects.split(",") if name.strip()]
         return tuple(dict.fromkeys(listed)) or tuple(NODES)
-
-    paper: ClassVar[str] = ""
 
     def next_token_logits(
         self, logits: Float[Tensor, "batch vocabulary"], at: AtToken
@@ -71,7 +71,8 @@ class Guide(Method):
             )
             for history, answers in zip(written, odds, strict=True)
         ]
-        return logits + torch.stack(added).to(logits)
+        both = torch.stack(added)
+        return logits + both.to(logits) if bool(both.any()) else logits
 
 
 @functools.lru_cache(maxsize=8)
