@@ -23,10 +23,10 @@ from lvlm_fix.ask.words import behind_blank
 from lvlm_fix.errors import SettingError
 from lvlm_fix.models import processor_of
 from lvlm_fix.objects import Spot, coco
-from lvlm_fix.objects.spots import Find
+from lvlm_fix.objects.spots import Find, listed
 from lvlm_fix.private import decode, special_tokens
 
-__all__ = ["USES", "Asked", "Checked", "asked"]
+__all__ = ["USES", "Asked", "Checked", "asked", "asked_by"]
 
 USES = ("mark", "drop", "rewrite")
 
@@ -80,6 +80,23 @@ def asked(
     Raises `SettingError`.
     """
     return Asked(threshold, use, processor, wording, find, tries, streamer)
+
+
+def asked_by(settings: Mapping[str, str], processor: ProcessorMixin | None = None) -> Asked:
+    """`asked` with settings written on a command line. Raises `SettingError`."""
+    kinds: dict[str, type[float] | type[int] | type[str]] = {
+        "use": str, "threshold": float, "tries": int, "objects": str,
+    }  # fmt: skip
+    values: dict[str, Any] = {}
+    for name, text in settings.items():
+        if name not in kinds:
+            raise SettingError(f"ask has no setting {name!r}; it has: {', '.join(kinds)}")
+        try:
+            values[name] = kinds[name](text)
+        except ValueError:
+            raise SettingError(f"ask.{name} must be a number, got {text!r}") from None
+    words = values.pop("objects", "")
+    return asked(**values, processor=processor, find=listed(words.split(",")) if words else coco)
 
 
 class Asked:
