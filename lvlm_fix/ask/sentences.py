@@ -29,7 +29,7 @@ PHRASE = re.compile(
 
 
 def sentences(text: str) -> list[tuple[int, int]]:
-    """Where each sentence starts and ends, blanks behind it included; together they are the text."""
+    """Where each sentence starts and ends, blanks in front included; together they are the text."""
     spans: list[tuple[int, int]] = []
     for match in SENTENCE.finditer(text):
         if not match[0]:

@@ -22,6 +22,7 @@ from rich.text import Text
 
 from lvlm_fix.errors import DataError, ImageError, InputError, LvlmFixError, SettingError
 from lvlm_fix.models import DESCRIBE
+from lvlm_fix.tools import asking
 
 __all__ = ["app", "main", "settings_of"]
 
@@ -30,6 +31,7 @@ app = typer.Typer(
 )
 heads = typer.Typer(no_args_is_help=True, help="Score attention heads, and look at the scores.")
 app.add_typer(heads, name="heads")
+app.add_typer(asking.app, name="ask")
 out, err = Console(), Console(stderr=True)
 
 PHOTOS = (".jpg", ".jpeg", ".png", ".webp")
