@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedModel, ProcessorMixin
 
-from lvlm_fix.ask.prefix import Prefix, prefix_of
+from lvlm_fix.ask.prefix import Prefix, by_columns, prefix_of
 from lvlm_fix.ask.wording import Wording
 from lvlm_fix.core.call import Signature
 from lvlm_fix.core.follower import beside
@@ -91,8 +91,11 @@ class Asker:
     def pass_over(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """Inputs of a prompt, with the cache of one unedited pass over it."""
         model: Any = self.model
+        given = dict(inputs)
+        if by_columns(self.family):  # a forward by itself counts padding too
+            given["position_ids"] = (given["attention_mask"].cumsum(-1) - 1).clamp_min(0)
         with beside(self.model):
-            output = model(**inputs, use_cache=True, logits_to_keep=1)
+            output = model(**given, use_cache=True, logits_to_keep=1)
         return dict(inputs) | {self._cache_name: output[self._cache_name]}
 
     def _learn(self, names: Iterable[str]) -> None:
@@ -142,6 +145,8 @@ class Asker:
                 for name, value in prefix.photo.items()
                 if name != "logits_to_keep"
             }
+            if by_columns(self.family):
+                more["position_ids"] = (mask.cumsum(-1) - 1).clamp_min(0)
             output = model(input_ids=ids, attention_mask=mask, use_cache=False, **more)
         last = output.logits.shape[1] - widest + lengths - 1
         logits = output.logits[torch.arange(len(rows), device=on), last].float()

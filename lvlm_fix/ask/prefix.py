@@ -22,7 +22,7 @@ from lvlm_fix.core.call import Call, cache_in
 from lvlm_fix.errors import InputError
 from lvlm_fix.families import Family
 
-__all__ = ["Prefix", "prefix_of", "unshared"]
+__all__ = ["Prefix", "by_columns", "prefix_of", "unshared"]
 
 
 @dataclass(frozen=True)
@@ -57,10 +57,14 @@ def unshared(model: PreTrainedModel, family: Family, cache: Cache | None, given:
         return "its language model generates alone"
     if family.both_ways or any(name.endswith("token_type_ids") for name in given):
         return "rows of its prompt may see what stands behind them, or positions are not columns"
-    rope = getattr(family.decoder.config, "rope_parameters", None) or {}
-    if "mrope_section" in rope:
+    if not by_columns(family):
         return "its positions are not columns"
     return ""
+
+
+def by_columns(family: Family) -> bool:
+    """Whether a token's position is the number of tokens before it, the image's too."""
+    return "mrope_section" not in str(family.decoder.config.to_dict().get("rope_parameters"))
 
 
 def prefix_of(

@@ -79,12 +79,16 @@ class Follower:
     @contextmanager
     def _beside(self) -> Generator[None]:
         """Passes in which nothing acts, of texts that are not followed."""
-        if self._thread == threading.get_ident():
+        if self._within():
             with self.unedited():
                 yield
             return
-        with self._lock, self._passing():
-            yield
+        with self._lock:
+            self._thread = threading.get_ident()
+            try:
+                yield
+            finally:
+                self._thread = None
 
     def _release(self) -> None:
         for cache in list(self._caches):

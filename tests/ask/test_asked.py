@@ -38,7 +38,7 @@ def test_no_object_where_every_one_is_doubtful(tiny: Any, opened: list[Any], use
     assert not [coco(text) for text in found if coco(text)]
     assert any(coco(text) for text in texts(tiny, opened))
     assert [one.text for one in check.checked] == found
-    assert all(one.odds for one in check.checked)
+    assert any(one.odds for one in check.checked)
 
 
 @pytest.mark.parametrize("use", ["mark", "drop", "rewrite"])

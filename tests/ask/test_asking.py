@@ -56,6 +56,7 @@ def test_prompts_of_different_length_and_a_text_behind_them(
         grown = torch.cat((inputs["attention_mask"], torch.ones(2, 3, dtype=torch.long)), 1)
         asker.model(
             input_ids=torch.tensor([[5, 6, 7]] * 2), attention_mask=grown,
+            position_ids=(grown.cumsum(-1) - 1)[:, -3:],
             **{asker._cache_name: cache_in(given)},
         )  # fmt: skip
     found = asker.ask(given, [["dog"], ["dog", "cat"]])
