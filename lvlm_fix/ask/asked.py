@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -25,6 +25,9 @@ from lvlm_fix.models import processor_of
 from lvlm_fix.objects import Spot, coco
 from lvlm_fix.objects.spots import Find, listed
 from lvlm_fix.private import decode, special_tokens
+
+if TYPE_CHECKING:
+    from lvlm_fix.ask.calibration import Calibration
 
 __all__ = ["USES", "Asked", "Checked", "asked", "asked_by"]
 
@@ -46,12 +49,38 @@ class Checked:
         """The object words of the text whose answer is below the threshold."""
         return tuple(spot for spot in self.spots if self.odds[spot.object] < self.threshold)
 
-    def marked(self) -> str:
-        """The text with "(?)" behind every doubtful word."""
+    def marked(self, curve: Calibration | None = None) -> str:
+        """The text with "(?)" behind every doubtful word; with a calibration, with the chance that
+        the object is there, as "(12 %)".
+        """
         text = self.text
         for spot in reversed(self.doubtful):
-            text = f"{text[: spot.end]}(?){text[spot.end :]}"
+            odds = self.odds[spot.object]
+            mark = "?" if curve is None else f"{curve.chance(odds):.0%}".replace("%", " %")
+            text = f"{text[: spot.end]}({mark}){text[spot.end :]}"
         return text
+
+    def as_dict(self, curve: Calibration | None = None) -> dict[str, Any]:
+        """Ready for JSON: what each object word was answered; `chance` is null, uncalibrated."""
+        doubtful = self.doubtful
+        return {
+            "said": self.said,
+            "threshold": self.threshold,
+            "calibrated": curve is not None,
+            "words": [
+                {
+                    "word": self.text[spot.start : spot.end],
+                    "object": spot.object,
+                    "start": spot.start,
+                    "end": spot.end,
+                    "odds": round(odds := self.odds[spot.object], 4),
+                    "chance": None if curve is None else round(curve.chance(odds), 4),
+                    "doubtful": spot in doubtful,
+                }
+                for spot in self.spots
+            ],
+            "asked": {name: round(odds, 4) for name, odds in self.odds.items()},
+        }
 
 
 def asked(

@@ -80,14 +80,27 @@ def caption(
     grounding: Annotated[
         bool, typer.Option("--grounding", help="mark the words that rest least on the picture")
     ] = False,
+    ask: Annotated[
+        str | None,
+        typer.Option(help="check every object that is named: mark, drop or rewrite; see docs/ask.md"),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Describe photos twice: with the unmodified model, and with methods acting."""
     import lvlm_fix as lf
+    from lvlm_fix.ask.asked import asked_by
+    from lvlm_fix.ask.calibration import shipped
     from lvlm_fix.models import answer_ids
     from lvlm_fix.tools.grounding import ground
 
-    methods = lf.parse_methods(method, settings_of(set_ or []))
+    settings = settings_of(set_ or [])
+    asking = {key[4:]: value for key, value in settings.items() if key.startswith("ask.")}
+    if asking and ask is None:
+        raise SettingError(f"--set ask.{next(iter(asking))} goes with --ask mark, drop or rewrite")
+    check = None if ask is None else asked_by(asking | {"use": ask})
+    curve = None if ask is None else shipped(model)
+    own = {key: value for key, value in settings.items() if not key.startswith("ask.")}
+    methods = lf.parse_methods(method, own)
     if max_new_tokens < 1:
         raise SettingError(f"max-new-tokens must be >= 1, got {max_new_tokens}")
     if not prompt.strip():
@@ -108,8 +121,9 @@ def caption(
         for name, acting in (("none", ()), (method, methods)):
             start = time.perf_counter()
             ask = partial(
-                answer_ids, loaded, processor, [image], [prompt], max_new_tokens=max_new_tokens
-            )
+                answer_ids, loaded, processor, [image], [prompt], max_new_tokens=max_new_tokens,
+                **({} if check is None else {"custom_generate": check}),
+            )  # fmt: skip
             if not acting:
                 (ids,), acted = ask(), None
             else:
@@ -119,12 +133,20 @@ def caption(
             seconds = round(time.perf_counter() - start, 3)
             (text,) = processor.batch_decode([ids], skip_special_tokens=True)
             output: dict[str, Any] = {"method": name, "text": text.strip(), "seconds": seconds}
+            if check is not None:
+                output["ask"] = check.checked[0].as_dict(curve)
+                output["shown"] = check.checked[0].marked(curve)
             if grounding and output["text"]:
-                output["grounding"] = ground(loaded, processor, image, prompt, ids).as_dict()
+                output["grounding"] = ground(
+                    loaded, processor, image, prompt, ids,
+                    asker=None if check is None else check.asker(loaded),
+                ).as_dict()  # fmt: skip
             outputs.append(output if acted is None else output | {"acted": acted})
         items.append({"image": str(path), "outputs": outputs})
         if not as_json:
             show_pair(path, outputs)
+    for output in (output for item in items for output in item["outputs"]):
+        output.pop("shown", None)
     if as_json:
         emit({"model": model, "prompt": prompt, "items": items})
     for failure in failures:
@@ -140,9 +162,11 @@ def show_pair(path: Path, outputs: list[dict[str, Any]]) -> None:
     table = Table(title=str(path), expand=True)
     for output in outputs:
         table.add_column(f"{output['method']}  ({output['seconds']:.2f} s)", ratio=1)
-    before, after = (questioned(output) for output in outputs)
+    before, after = (output.get("shown") or questioned(output) for output in outputs)
     table.add_row(marked(before, after), marked(after, before))
     out.print(table)
+    if not outputs[0].get("ask", {"calibrated": True})["calibrated"]:
+        out.print("ask: uncalibrated for this model, see `lvlm-fix ask calibrate`", style="dim")
     for name, acted in outputs[1].get("acted", {}).items():
         counts = ", ".join(f"{layer}: {n[0]}" for layer, n in acted["heads"].items())
         did = f"heads by layer {{{counts}}}" if counts else f"{acted['rows_edited']} rows edited"
