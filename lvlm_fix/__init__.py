@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from lvlm_fix.method import setting as setting
     from lvlm_fix.methods import *  # noqa: F403
     from lvlm_fix.models import answer as answer
-    from lvlm_fix.objects.spots import listed as listed
     from lvlm_fix.models import load as load
+    from lvlm_fix.objects.spots import listed as listed
     from lvlm_fix.tools.scoring import score_heads as score_heads
 
 __version__ = "0.1.0"

@@ -14,8 +14,7 @@ from transformers.utils import logging
 
 from lvlm_fix.errors import InputError, ModelError, SettingError
 from lvlm_fix.images import open_image, sample_photos
-from lvlm_fix.private import name_of
-from lvlm_fix.private import commit_of
+from lvlm_fix.private import commit_of, name_of
 
 __all__ = [
     "DESCRIBE",

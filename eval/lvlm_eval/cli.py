@@ -18,7 +18,6 @@ from rich.table import Table
 
 import lvlm_fix as lf
 from lvlm_eval import chair, pope
-from lvlm_fix.objects.extract import Dialect
 from lvlm_eval.coco import choose, photos_in, read_ids, truth_of
 from lvlm_eval.compare import compare, load
 from lvlm_eval.records import Record, by_id, read, read_json, write
@@ -29,6 +28,7 @@ from lvlm_eval.table import table
 from lvlm_fix.errors import DataError, SettingError
 from lvlm_fix.families import family_of
 from lvlm_fix.models import DESCRIBE, revision_of
+from lvlm_fix.objects.extract import Dialect
 from lvlm_fix.tools.cli import settings_of
 
 __all__ = ["app"]

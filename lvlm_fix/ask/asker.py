@@ -84,7 +84,9 @@ class Asker:
         self, images: Sequence[Image.Image], objects: Sequence[Iterable[str]]
     ) -> list[Answers]:
         """The same for photos alone: one pass over each, then the questions."""
-        given = self.pass_over(prepare(self.model, self.processor, images, [DESCRIBE] * len(images)))
+        given = self.pass_over(
+            prepare(self.model, self.processor, images, [DESCRIBE] * len(images))
+        )
         return self.ask(given, objects)
 
     @torch.no_grad()

@@ -66,7 +66,9 @@ class Calibration:
         try:
             return cls._of(json.loads(path.read_text()))
         except (OSError, ValueError, TypeError, KeyError) as error:
-            raise DataError(f"{path} is no calibration of `lvlm-fix ask calibrate`: {error}") from None
+            raise DataError(
+                f"{path} is no calibration of `lvlm-fix ask calibrate`: {error}"
+            ) from None
 
     @classmethod
     def _of(cls, found: dict[str, Any]) -> Calibration:

@@ -55,9 +55,7 @@ def drop(text: str, spots: Sequence[Spot], doubtful: Doubt) -> str:
     kept: list[str] = []
     for start, end in sentences(text):
         here = [s for s in spots if start <= s.start < end]
-        bad = [
-            (s.start - start, s.end - start) for s in here if doubtful(s)
-        ]
+        bad = [(s.start - start, s.end - start) for s in here if doubtful(s)]
         part: str | None = text[start:end]
         if bad:
             part = _without(text[start:end], bad)

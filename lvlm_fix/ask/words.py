@@ -40,7 +40,9 @@ class Words:
                 self._add(self._inside, behind_blank(tokenizer, word), name)
                 self._add(self._first, ids_of(tokenizer, word), name)
 
-    def _add(self, paths: dict[tuple[int, ...], dict[int, str]], path: list[int], name: str) -> None:
+    def _add(
+        self, paths: dict[tuple[int, ...], dict[int, str]], path: list[int], name: str
+    ) -> None:
         if path:
             paths.setdefault(tuple(path[:-1]), {}).setdefault(path[-1], name)
             self.longest = max(self.longest, len(path) - 1)

@@ -40,7 +40,9 @@ def calibrate(
     limit: Annotated[int | None, typer.Option(help="only the first photos by id")] = None,
     batch_size: Annotated[int, typer.Option(help="photos at a time")] = 8,
     max_new_tokens: Annotated[int, typer.Option(help="longest text, tokens")] = 128,
-    absent: Annotated[str, typer.Option(help="without --truth: words of what is not there")] = ABSENT,
+    absent: Annotated[
+        str, typer.Option(help="without --truth: words of what is not there")
+    ] = ABSENT,
     as_json: AsJson = False,
 ) -> None:
     """Measure what this model's Yes is worth: from log-odds to the chance that an object is there.
@@ -114,7 +116,9 @@ def _photos(folder: Path, ids: str | None) -> list[tuple[int, Path]]:
             listed = json.loads(Path(name).read_text())
             wanted = {int(key) for key in (listed[part] if part else listed)}
         except (OSError, ValueError, TypeError, KeyError) as error:
-            raise DataError(f"--ids takes file.json:name, a list of ids, got {ids!r}: {error}") from None
+            raise DataError(
+                f"--ids takes file.json:name, a list of ids, got {ids!r}: {error}"
+            ) from None
         found = {key: path for key, path in found.items() if key in wanted}
     if not found:
         raise DataError(f"there are no photos named <id>.jpg to ask about in {str(folder)!r}")

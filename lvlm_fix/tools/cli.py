@@ -80,9 +80,11 @@ def caption(
     grounding: Annotated[
         bool, typer.Option("--grounding", help="mark the words that rest least on the picture")
     ] = False,
-    ask: Annotated[
+    use: Annotated[
         str | None,
-        typer.Option(help="check every object that is named: mark, drop or rewrite; see docs/ask.md"),
+        typer.Option(
+            "--ask", help="check every object that is named: mark, drop or rewrite; see docs/ask.md"
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -95,10 +97,10 @@ def caption(
 
     settings = settings_of(set_ or [])
     asking = {key[4:]: value for key, value in settings.items() if key.startswith("ask.")}
-    if asking and ask is None:
+    if asking and use is None:
         raise SettingError(f"--set ask.{next(iter(asking))} goes with --ask mark, drop or rewrite")
-    check = None if ask is None else asked_by(asking | {"use": ask})
-    curve = None if ask is None else shipped(model)
+    check = None if use is None else asked_by(asking | {"use": use})
+    curve = None if use is None else shipped(model)
     own = {key: value for key, value in settings.items() if not key.startswith("ask.")}
     methods = lf.parse_methods(method, own)
     if max_new_tokens < 1:

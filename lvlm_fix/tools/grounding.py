@@ -27,9 +27,9 @@ from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedModel, ProcessorMixin
 
+from lvlm_fix.ask.asker import Asker
 from lvlm_fix.core.attached import Attached, is_attached
 from lvlm_fix.core.attention import Attend, row_logits, row_options
-from lvlm_fix.ask.asker import Asker
 from lvlm_fix.errors import InputError, ModelError, SettingError
 from lvlm_fix.families import family_of
 from lvlm_fix.heads.vhd import vision_aware_divergence
@@ -74,7 +74,9 @@ class Grounding:
     grid: tuple[int, int] | None = (
         None  # rows and columns of patches that the first rows × columns image tokens form
     )
-    ask: Mapping[int, float] | None = None  # word -> log-odds of Yes, for object words; None: not asked
+    ask: Mapping[int, float] | None = (
+        None  # word -> log-odds of Yes, for object words; None: not asked
+    )
 
     def t_vhd(self, k: int = K) -> Float[Tensor, " tokens"]:
         """T-VHD of every token: over the layers, the sum of the k largest VHD."""
@@ -331,9 +333,7 @@ def ground(
     return Grounding(clean, words, vhd, known, gain, found, grid, answers)
 
 
-def _ask(
-    asker: Asker, image: Image.Image, text: str, words: Sequence[Word]
-) -> dict[int, float]:
+def _ask(asker: Asker, image: Image.Image, text: str, words: Sequence[Word]) -> dict[int, float]:
     """The answers about the object words of a text, by the number of each word they cover."""
     spots = coco(text)
     (odds,) = asker.look([image], [[spot.object for spot in spots]])

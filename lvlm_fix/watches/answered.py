@@ -70,6 +70,4 @@ class _Live(Live[Asked]):
             tokens = torch.cat(text.written, 1)
             start = tokens.shape[1] - since
             written = tokens[:, start : start + at.step].tolist()
-        return Asked(
-            kept(text, self.watch, _State).odds, written or [[]] * text.batch, self._asker
-        )
+        return Asked(kept(text, self.watch, _State).odds, written or [[]] * text.batch, self._asker)

@@ -23,7 +23,9 @@ def tokenizer(text: str, add_special_tokens: bool) -> dict[str, list[int]]:
     assert not add_special_tokens
     if text.startswith("a "):
         return {"input_ids": [1, *IDS.get(text[2:], [99])]}
-    return {"input_ids": [token + 100 for token in IDS[text]] if text in IDS and text != "a" else [1]}
+    return {
+        "input_ids": [token + 100 for token in IDS[text]] if text in IDS and text != "a" else [1]
+    }
 
 
 @pytest.fixture
