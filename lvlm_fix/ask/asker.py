@@ -21,7 +21,7 @@ from lvlm_fix.ask.wording import Wording
 from lvlm_fix.core.call import Signature
 from lvlm_fix.core.follower import beside
 from lvlm_fix.errors import SettingError
-from lvlm_fix.families import family_of
+from lvlm_fix.families import Family, family_of
 from lvlm_fix.models import DESCRIBE, prepare
 
 __all__ = ["Asker", "Answers"]
@@ -122,37 +122,48 @@ class Asker:
 
     def _odds(self, prefix: Prefix, asked: Sequence[tuple[int, str]]) -> Float[Tensor, " question"]:
         """One pass over some questions (sample, object)."""
-        on = prefix.ids.device
         tails = [self._tails[name] for _, name in asked]
-        widest = max(map(len, tails))
-        rows = torch.tensor([row for row, _ in asked], device=on)
-        ids = torch.tensor([tail + tail[-1:] * (widest - len(tail)) for tail in tails], device=on)
-        lengths = torch.tensor([len(tail) for tail in tails], device=on)
-        new = torch.arange(widest, device=on) < lengths[:, None]
-        mask = torch.cat((prefix.valid[rows], new), 1).long()
-        model: Any = self.model
-        if prefix.shared:
-            first = prefix.valid[rows].sum(-1, keepdim=True)
-            output = model(
-                input_ids=ids,
-                attention_mask=mask,
-                position_ids=first + torch.arange(widest, device=on),
-                use_cache=True,
-                **{self._cache_name: prefix.cache(rows)},
-            )
-        else:
-            ids = torch.cat((prefix.ids[rows], ids), 1)
-            more = {
-                name: _grown(value, ids) if name.endswith("token_type_ids") else value
-                for name, value in prefix.photo.items()
-                if name != "logits_to_keep"
-            }
-            if by_columns(self.family):
-                more["position_ids"] = (mask.cumsum(-1) - 1).clamp_min(0)
-            output = model(input_ids=ids, attention_mask=mask, use_cache=False, **more)
-        last = output.logits.shape[1] - widest + lengths - 1
-        logits = output.logits[torch.arange(len(rows), device=on), last].float()
+        logits = answers_to(self.model, self.family, prefix, [row for row, _ in asked], tails)
         return logits[:, self._yes].logsumexp(-1) - logits[:, self._no].logsumexp(-1)
+
+
+def answers_to(
+    model: PreTrainedModel,
+    family: Family,
+    prefix: Prefix,
+    samples: Sequence[int],
+    tails: Sequence[Sequence[int]],
+) -> Float[Tensor, "question vocabulary"]:
+    """The logits that answer some questions, in one pass: the image of a sample, then its tail."""
+    on = prefix.ids.device
+    widest = max(map(len, tails))
+    rows = torch.tensor([*samples], device=on)
+    padded = [[*tail, *([tail[-1]] * (widest - len(tail)))] for tail in tails]
+    ids, lengths = torch.tensor(padded, device=on), torch.tensor([*map(len, tails)], device=on)
+    new = torch.arange(widest, device=on) < lengths[:, None]
+    mask = torch.cat((prefix.valid[rows], new), 1).long()
+    ask: Any = model
+    if prefix.shared:
+        first = prefix.valid[rows].sum(-1, keepdim=True)
+        output = ask(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=first + torch.arange(widest, device=on),
+            use_cache=True,
+            **{Signature(model).cache: prefix.cache(rows)},
+        )
+    else:
+        ids = torch.cat((prefix.ids[rows], ids), 1)
+        more = {
+            name: _grown(value, ids) if name.endswith("token_type_ids") else value
+            for name, value in prefix.photo.items()
+            if name != "logits_to_keep"
+        }
+        if by_columns(family):
+            more["position_ids"] = (mask.cumsum(-1) - 1).clamp_min(0)
+        output = ask(input_ids=ids, attention_mask=mask, use_cache=False, **more)
+    last = output.logits.shape[1] - widest + lengths - 1
+    return output.logits[torch.arange(len(rows), device=on), last].float()
 
 
 def _grown(types: Tensor, ids: Tensor) -> Tensor:

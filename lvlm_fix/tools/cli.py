@@ -259,6 +259,12 @@ def bench(
         str | None,
         typer.Option(help="a table of extra memory over lengths instead, as 576,1152,2880"),
     ] = None,
+    ask: Annotated[
+        int | None,
+        typer.Option(
+            help="what asking about so many objects costs beside a text of --tokens instead"
+        ),
+    ] = None,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16")] = "float32",
     device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
     compile_: Annotated[
@@ -295,6 +301,17 @@ def bench(
         benching.check_name(name, plan.settings)
     measured = subject(model, dtype=kinds[dtype], device=device)
     where = benching.machine(measured)
+    if ask is not None:
+        from lvlm_fix.tools.bench_ask import asking as measure
+
+        cost = measure(measured, ask, tokens, repeats)
+        if as_json:
+            return emit(cost | {"machine": where})
+        return print(
+            f"asking about {ask} objects adds {_spread(tuple(cost['extra']))} of the time of a text "
+            f"of {tokens} tokens ({cost['ask_seconds']:.2f} s to {cost['plain_seconds']:.2f} s, "
+            f"n = {repeats}; {where['name']}, {where['threads']} threads, {model}, {where['dtype']})"
+        )
     found: list[benching.Row] = []
     rows: list[dict[str, Any]] = []
     each = 1 + len(plan.methods)
