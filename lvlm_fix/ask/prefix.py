@@ -63,8 +63,11 @@ def unshared(model: PreTrainedModel, family: Family, cache: Cache | None, given:
 
 
 def by_columns(family: Family) -> bool:
-    """Whether a token's position is the number of tokens before it, the image's too."""
-    return "mrope_section" not in str(family.decoder.config.to_dict().get("rope_parameters"))
+    """Whether a token's position is the number of tokens before it, the image's too.
+
+    Models that lay their image tokens out in a grid reckon positions by themselves.
+    """
+    return "get_rope_index" not in dir(family.runs.base_model)
 
 
 def prefix_of(

@@ -41,6 +41,13 @@ def test_no_object_where_every_one_is_doubtful(tiny: Any, opened: list[Any], use
     assert any(one.odds for one in check.checked)
 
 
+def test_going_back_gives_what_was_forbidden_from_the_start(tiny: Any, opened: list[Any]) -> None:
+    rewritten = texts(tiny, opened, custom_generate=lf.asked(ALL, "rewrite", tries=99))
+    with lf.fix(tiny[0], lf.Guide(strength=1000.0, threshold=1e6)):
+        assert rewritten == texts(tiny, opened)
+    assert rewritten != texts(tiny, opened)
+
+
 @pytest.mark.parametrize("use", ["mark", "drop", "rewrite"])
 def test_a_batch_as_one_by_one(tiny: Any, opened: list[Any], use: str) -> None:
     check = lf.asked(1.0, use)

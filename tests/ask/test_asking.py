@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,13 @@ import torch
 from transformers import PreTrainedModel
 
 import lvlm_fix as lf
-from lvlm_fix.ask.prefix import prefix_of, unshared
+from lvlm_fix.ask.asker import answers_to
+from lvlm_fix.ask.prefix import by_columns, prefix_of, unshared
 from lvlm_fix.core.call import cache_in
 from lvlm_fix.errors import InputError, ModelError, SettingError
 from lvlm_fix.families import family_of
 from lvlm_fix.models import DESCRIBE, prepare
+from lvlm_fix.tools.miniature import miniature, sample
 
 OBJECTS = [["dog", "cat", "tennis racket"], ["person"], ["orange", "coffee cup"]]
 
@@ -132,6 +135,42 @@ def test_the_question() -> None:
         "Do you see a dog?",
         "Do you see an orange?",
     ]
+
+
+SHARING = {
+    "llava": True, "llava_next": True, "internvl": True, "smolvlm": True,
+    "qwen2_5_vl": False, "qwen3_vl": False, "gemma3": False, "paligemma": False,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("family", SHARING)
+def test_every_family_shares_rightly_or_not_at_all(family: str) -> None:
+    model, inputs = miniature(family)
+    found = family_of(model)
+    with torch.no_grad():
+        output = model(**inputs, use_cache=True)
+        cache = cache_in(dict(output))
+        given = {**inputs, "cache": cache}
+        if not inputs["attention_mask"].all() and by_columns(found):
+            positions = (inputs["attention_mask"].cumsum(-1) - 1).clamp_min(0)
+            given["cache"] = cache_in(dict(model(**inputs, position_ids=positions, use_cache=True)))
+        prefix = prefix_of(model, found, given, {0, 1})
+        assert prefix.shared == SHARING[family]
+        tails = [[5, 9, 7], [8, 11]]
+        answers = answers_to(model, found, prefix, [0, 1], tails)
+        alone = answers_to(model, found, replace(prefix, layers=()), [0, 1], tails)
+        torch.testing.assert_close(answers, alone, atol=1e-4, rtol=1e-3)
+        ids = prefix.ids[1, prefix.valid[1]].tolist() + tails[1]
+        one = {
+            name: value
+            for name, value in sample(inputs, 1).items()
+            if name not in ("input_ids", "attention_mask")
+        }
+        for name in [name for name in one if name.endswith("token_type_ids")]:
+            types = prefix.photo[name][1, : prefix.ids.shape[1]][prefix.valid[1]].tolist()
+            one[name] = torch.tensor([types + [0] * len(tails[1])])
+        plain = model(input_ids=torch.tensor([ids]), **one).logits[0, -1]
+    torch.testing.assert_close(answers[1], plain.float(), atol=1e-4, rtol=1e-3)
 
 
 def _pair(asker: lf.Asker) -> tuple[PreTrainedModel, Any]:
