@@ -10,6 +10,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from lvlm_fix.ask.asked import asked as asked
+    from lvlm_fix.ask.asker import Asker as Asker
+    from lvlm_fix.ask.wording import Wording as Wording
     from lvlm_fix.attach import Fix as Fix
     from lvlm_fix.attach import fix as fix
     from lvlm_fix.core.report import Report as Report
@@ -34,11 +37,15 @@ if TYPE_CHECKING:
     from lvlm_fix.methods import *  # noqa: F403
     from lvlm_fix.models import answer as answer
     from lvlm_fix.models import load as load
+    from lvlm_fix.objects.spots import listed as listed
     from lvlm_fix.tools.scoring import score_heads as score_heads
 
 __version__ = "0.1.0"
 
 ROOMS = {
+    "lvlm_fix.ask.asked": ("asked",),
+    "lvlm_fix.ask.asker": ("Asker",),
+    "lvlm_fix.ask.wording": ("Wording",),
     "lvlm_fix.attach": ("Fix", "fix"),
     "lvlm_fix.errors": (
         "DataError", "ImageError", "InputError", "LvlmFixError", "ModelError", "PluginError",
@@ -49,6 +56,7 @@ ROOMS = {
     "lvlm_fix.images": ("open_image",),
     "lvlm_fix.method": ("AtLayer", "AtToken", "Method", "Seen", "Watch", "setting"),
     "lvlm_fix.models": ("answer", "load"),
+    "lvlm_fix.objects.spots": ("listed",),
     "lvlm_fix.core.report": ("Report",),
     "lvlm_fix.tools.scoring": ("score_heads",),
 }  # fmt: skip

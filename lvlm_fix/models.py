@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import contextmanager
 from importlib.resources import files
 from typing import Any
 
@@ -14,7 +15,7 @@ from transformers.utils import logging
 
 from lvlm_fix.errors import InputError, ModelError, SettingError
 from lvlm_fix.images import open_image, sample_photos
-from lvlm_fix.private import commit_of, first_device
+from lvlm_fix.private import commit_of, first_device, name_of
 
 __all__ = [
     "DESCRIBE",
@@ -25,6 +26,7 @@ __all__ = [
     "open_image",
     "prepare",
     "prepare_chats",
+    "processor_of",
     "revision_of",
     "sample_photos",
 ]
@@ -60,23 +62,39 @@ def load(
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if dtype == "auto" and device == "cpu":
         dtype = torch.float32
-    try:
+    with _loading(f"model {name!r}"):
         model = AutoModelForImageTextToText.from_pretrained(
             path, revision=revision, dtype=dtype, trust_remote_code=False, use_safetensors=True
         )
-        shown = logging.get_verbosity()
-        logging.set_verbosity_error()  # one warning per image processor where torchvision is absent
-        try:
-            processor = AutoProcessor.from_pretrained(
-                path, revision=revision, trust_remote_code=False
-            )
-        finally:
-            logging.set_verbosity(shown)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ModelError(f"cannot load model {name!r}: {reason}") from error
+        processor = _processor(path, revision)
     model.to(device)  # pyright: ignore[reportArgumentType]: a decorator hides its signature
     return model.eval(), processor
+
+
+def processor_of(model: PreTrainedModel) -> ProcessorMixin:
+    """The processor of a loaded model, from where the model came from. Raises `ModelError`."""
+    name = name_of(model)
+    with _loading(f"the processor of {name!r}"):
+        return _processor(name, revision_of(model))
+
+
+def _processor(path: str, revision: str | None) -> ProcessorMixin:
+    shown = logging.get_verbosity()
+    logging.set_verbosity_error()  # one warning per image processor where torchvision is absent
+    try:
+        return AutoProcessor.from_pretrained(path, revision=revision, trust_remote_code=False)
+    finally:
+        logging.set_verbosity(shown)
+
+
+@contextmanager
+def _loading(what: str) -> Generator[None]:
+    """Whatever transformers raises where something cannot be loaded, as `ModelError`."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelError(f"cannot load {what}: {reason}") from error
 
 
 def revision_of(model: PreTrainedModel) -> str | None:

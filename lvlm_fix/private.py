@@ -10,19 +10,28 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from torch import Tensor, nn
+from transformers import (
+    AttentionInterface,
+    AttentionMaskInterface,
+    GenerationConfig,
+    PreTrainedModel,
+)
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 __all__ = [
     "commit_of",
     "first_device",
+    "decode",
+    "go_on",
     "implementation",
     "implementation_of",
     "name_of",
     "recomputes",
     "register_attention",
+    "special_tokens",
+    "start",
     "switch",
 ]
 
@@ -68,6 +77,45 @@ def first_device(model: PreTrainedModel) -> torch.device:
         return model.device
     hook = model.get_input_embeddings().__dict__.get("_hf_hook")  # accelerate's
     return torch.device(getattr(hook, "execution_device", None) or "cpu")
+
+
+def decode(model: PreTrainedModel, ids: Tensor, config: GenerationConfig, **given: Any) -> Any:
+    """The stock decoding that `config` asks for, as `generate` calls it."""
+    inner: Any = model
+    own = inner._beam_search if (config.num_beams or 1) > 1 else inner._sample
+    return own(ids, generation_config=config, **given)
+
+
+def start(
+    model: PreTrainedModel, ids: Tensor, config: GenerationConfig, given: dict[str, Any]
+) -> tuple[Tensor, dict[str, Any]]:
+    """The pass over a prompt: logits of the next token, and what the next pass is given."""
+    inner: Any = model
+    output = inner._prefill(ids, config, given)
+    return output.logits[:, -1].float(), _following(model, output, given)
+
+
+def go_on(
+    model: PreTrainedModel, ids: Tensor, given: dict[str, Any]
+) -> tuple[Tensor, dict[str, Any]]:
+    """The pass over the last of `ids`: the same."""
+    inner: Any = model
+    inputs = inner.prepare_inputs_for_generation(ids, next_sequence_length=1, **given)
+    output = inner(**inputs, return_dict=True)
+    return output.logits[:, -1].float(), _following(model, output, given)
+
+
+def _following(model: PreTrainedModel, output: Any, given: dict[str, Any]) -> dict[str, Any]:
+    inner: Any = model
+    return inner._update_model_kwargs_for_generation(output, dict(given))
+
+
+def special_tokens(config: GenerationConfig) -> tuple[int, frozenset[int]]:
+    """The token that pads, and those that end a text, of a running `generate`."""
+    inner: Any = config
+    ends = frozenset() if inner._eos_token_tensor is None else inner._eos_token_tensor.tolist()
+    pad = inner._pad_token_tensor
+    return (int(pad) if pad is not None else min(ends, default=0)), frozenset(ends)
 
 
 def name_of(model: PreTrainedModel) -> str:

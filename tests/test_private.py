@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import torch
 from cases import cache_of, held
@@ -11,11 +12,12 @@ from cases import cache_of, held
 import lvlm_fix
 from lvlm_fix import private
 from lvlm_fix.core.attention import PREFIX, register
-from lvlm_fix.core.call import Signature
+from lvlm_fix.core.call import Signature, cache_in
 from lvlm_fix.tools.miniature import miniature
 
 OTHERS = ("_attn_implementation", "_commit_hash", "_name_or_path", "ALL_ATTENTION_FUNCTIONS",
-          "ALL_MASK_ATTENTION_FUNCTIONS")  # fmt: skip
+          "ALL_MASK_ATTENTION_FUNCTIONS", "_beam_search", "_eos_token_tensor", "_pad_token_tensor",
+          "_prefill", "_sample", "_update_model_kwargs_for_generation")  # fmt: skip
 
 
 def test_an_implementation_is_read_registered_and_switched() -> None:
@@ -45,6 +47,30 @@ def test_the_cache_is_found_among_arguments_and_outputs() -> None:
         cache = cache_of(model(**inputs, use_cache=True))
         call = Signature(model).call((), {"input_ids": torch.tensor([[5]]), **held(model, cache)})
     assert call.cache is cache
+
+
+def test_a_text_goes_on_pass_by_pass() -> None:
+    """What going back in a text rests on: the stock decoding, its passes and its cache."""
+    model, inputs = miniature("llava", samples=1)
+    found: list[object] = []
+
+    def own(model: Any, input_ids: Any, generation_config: Any, **given: Any) -> torch.Tensor:
+        rest = {key: given.pop(key) for key in ("logits_processor", "stopping_criteria")}
+        logits, grown = private.start(model, input_ids, generation_config, dict(given))
+        ids = torch.cat((input_ids, logits.argmax(-1)[:, None]), 1)
+        logits, _ = private.go_on(model, ids, grown)
+        ids = torch.cat((ids, logits.argmax(-1)[:, None]), 1)
+        found.append(private.special_tokens(generation_config)[1])
+        cache = cache_in(given)
+        assert cache is not None and rest
+        cache.crop(-2)
+        found.append(cache.get_seq_length())
+        return ids
+
+    options: dict[str, Any] = {"max_new_tokens": 2, "do_sample": False}
+    ids = model.generate(**inputs, **options, custom_generate=own)
+    assert torch.equal(ids, model.generate(**inputs, **options))
+    assert found == [frozenset(), inputs["input_ids"].shape[1] - 1]
 
 
 def test_private_names_are_in_one_file() -> None:

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lvlm_eval.chair.extract import mentions
 from PIL import Image
 from transformers import StoppingCriteria, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
@@ -27,6 +26,7 @@ from transformers.generation.streamers import BaseStreamer
 import lvlm_fix as lf
 from lvlm_fix.errors import ImageError, InputError, ModelError
 from lvlm_fix.models import prepare
+from lvlm_fix.objects.extract import mentions
 from lvlm_fix.tools.grounding import Grounding, ground
 
 __all__ = [

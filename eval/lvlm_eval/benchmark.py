@@ -18,9 +18,9 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from lvlm_eval.chair.extract import mentions, nodes
-from lvlm_eval.chair.vocabulary import PAIRS, SYNONYMS
 from lvlm_eval.records import read
+from lvlm_fix.objects.extract import mentions, nodes
+from lvlm_fix.objects.vocabulary import PAIRS, SYNONYMS
 
 __all__ = ["measure", "plain_nodes"]
 

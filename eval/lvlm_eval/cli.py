@@ -18,17 +18,17 @@ from rich.table import Table
 
 import lvlm_fix as lf
 from lvlm_eval import chair, pope
-from lvlm_eval.chair.extract import Dialect
 from lvlm_eval.coco import choose, photos_in, read_ids, truth_of
 from lvlm_eval.compare import compare, load
 from lvlm_eval.records import by_id, read, write
 from lvlm_eval.report import COUNTS, cell, render
 from lvlm_eval.run import Plan, Task, commit_of, draw, run
-from lvlm_eval.serve import expand, methods_of, serving
+from lvlm_eval.serve import asked_of, expand, methods_of, serving
 from lvlm_eval.table import table
 from lvlm_fix.errors import DataError, SettingError
 from lvlm_fix.families import family_of
 from lvlm_fix.models import DESCRIBE, revision_of
+from lvlm_fix.objects.extract import Dialect
 from lvlm_fix.tools.cli import settings_of
 
 __all__ = ["app"]
@@ -164,6 +164,10 @@ def run_command(
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="method.setting=value, may be repeated")
     ] = None,
+    ask: Annotated[
+        str | None,
+        typer.Option(help="every method once more, its texts checked: mark, drop or rewrite"),
+    ] = None,
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
@@ -174,10 +178,13 @@ def run_command(
         task, data, images, truth, questions or [], ids, split, limit, seed
     )
     method = expand(method)
+    if ask:
+        method += [f"{spec}+ask:use={ask}" for spec in method]
     settings = _settings(set_ or [], method)
     methods = {
         spec: methods_of(spec, settings) for spec in method
     }  # refused before the model is loaded
+    asking = {spec: asked_of(spec, settings) for spec in method}
     plan = Plan(
         task="chair" if task == "chair" else "pope",
         model=model,
@@ -196,7 +203,7 @@ def run_command(
     )  # else processes on CPUs miss each other
     loaded, processor = lf.load(model, revision=revision, device=str(state.device))
     plan = replace(plan, model_revision=revision_of(loaded))
-    serve = serving(loaded, processor, methods, plan.max_new_tokens)
+    serve = serving(loaded, processor, methods, plan.max_new_tokens, asking)
     run(
         plan,
         serve,

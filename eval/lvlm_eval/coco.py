@@ -19,10 +19,10 @@ from typing import Any
 
 from pycocotools.coco import COCO
 
-from lvlm_eval.chair.extract import Dialect, nodes
-from lvlm_eval.chair.vocabulary import NODES
 from lvlm_eval.records import read_json, write_json
 from lvlm_fix.errors import DataError, SettingError
+from lvlm_fix.objects.extract import Dialect, nodes
+from lvlm_fix.objects.vocabulary import NODES
 
 __all__ = [
     "Truth",

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from lvlm_eval import chair, pope
-from lvlm_eval.chair.extract import Dialect
 from lvlm_eval.chair.score import Judgement, columns, cut, none_if_nan
 from lvlm_eval.records import Record, by_id, read, read_json
 from lvlm_eval.run import stem
 from lvlm_eval.stats import Array, Figures, holm, paired
 from lvlm_fix.errors import DataError
+from lvlm_fix.objects.extract import Dialect
 
 __all__ = ["BASE", "CONTROL", "Run", "compare", "control", "load"]
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lvlm_eval.chair.extract import Dialect, mentions
 from lvlm_eval.stats import Array, interval
 from lvlm_fix.errors import DataError
+from lvlm_fix.objects.extract import Dialect, mentions
 from lvlm_fix.tools.grounding import Grounding, t_vhd
 
 __all__ = ["Mentions", "auroc", "average_precision", "mentions_of", "score"]

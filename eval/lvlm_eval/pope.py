@@ -16,11 +16,11 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from lvlm_eval.chair.score import none_if_nan
-from lvlm_eval.chair.vocabulary import NODES
 from lvlm_eval.coco import Truth, photo_id
 from lvlm_eval.records import Record, by_id, read
 from lvlm_eval.stats import Array, bootstrap, ratio
 from lvlm_fix.errors import DataError, SettingError
+from lvlm_fix.objects.vocabulary import NODES
 
 __all__ = [
     "SPLITS",

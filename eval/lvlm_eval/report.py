@@ -12,11 +12,11 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from lvlm_eval.chair import Judgement
-from lvlm_eval.chair.extract import Dialect
 from lvlm_eval.compare import BASE, CONTROL, Run, compare
 from lvlm_eval.pope import Rule
 from lvlm_fix import open_image
 from lvlm_fix.errors import LvlmFixError
+from lvlm_fix.objects.extract import Dialect
 
 __all__ = ["COUNTS", "cell", "changed_most", "render"]
 

@@ -17,13 +17,19 @@ from transformers import PreTrainedModel, ProcessorMixin
 import lvlm_fix as lf
 from lvlm_eval.compare import CONTROL
 from lvlm_eval.run import Serve, Texts
+from lvlm_fix.ask.asked import Asked, asked_by
+from lvlm_fix.core.at import closure
 from lvlm_fix.errors import SettingError
 from lvlm_fix.families import family_of
 from lvlm_fix.method import Method
 from lvlm_fix.models import prepare
 from lvlm_fix.watches import TowerLooks
 
-__all__ = ["expand", "methods_of", "seen_anew", "seen_once", "serving"]
+__all__ = ["asked_of", "expand", "methods_of", "seen_anew", "seen_once", "serving"]
+
+
+ASK = "ask"
+"""The part of a spec that is no method: how the texts are checked."""
 
 
 def expand(specs: Sequence[str]) -> list[str]:
@@ -50,8 +56,23 @@ def expand(specs: Sequence[str]) -> list[str]:
 
 def methods_of(spec: str, settings: Mapping[str, str]) -> tuple[Method, ...]:
     """Methods of "random-heads:seed=3,strength=1.5+var": settings in the name come before those of
-    --set.
+    --set. "ask" among them is none: `asked_of` reads it.
     """
+    names, given = _read(spec, settings)
+    own = {key: value for key, value in given.items() if not key.startswith(f"{ASK}.")}
+    return lf.parse_methods("+".join(name for name in names if name != ASK), own)
+
+
+def asked_of(spec: str, settings: Mapping[str, str]) -> Asked | None:
+    """How the texts of "vcd+ask:use=drop,threshold=1" are checked; None where they are not."""
+    names, given = _read(spec, settings)
+    if ASK not in names:
+        return None
+    return asked_by({key[4:]: value for key, value in given.items() if key.startswith(f"{ASK}.")})
+
+
+def _read(spec: str, settings: Mapping[str, str]) -> tuple[list[str], dict[str, str]]:
+    """The names in a spec, and all settings."""
     names: list[str] = []
     given = dict(settings)
     for part in spec.split("+"):
@@ -66,7 +87,7 @@ def methods_of(spec: str, settings: Mapping[str, str]) -> tuple[Method, ...]:
                     f"a method's own settings are written name:setting=value, got {part!r}"
                 )
             given[f"{name}.{key}"] = value
-    return lf.parse_methods("+".join(names), given)
+    return names, given
 
 
 def serving(
@@ -74,9 +95,10 @@ def serving(
     processor: ProcessorMixin,
     methods: Mapping[str, tuple[Method, ...]],
     max_new_tokens: int,
+    asked: Mapping[str, Asked | None] | None = None,
 ) -> Serve:
     """Greedy texts of a model under the methods that `methods` names (an empty tuple: the
-    unmodified model).
+    unmodified model), checked as `asked` says.
     """
 
     depth = len(family_of(model).layers)
@@ -90,9 +112,11 @@ def serving(
 
         @torch.no_grad()
         def texts(spec: str) -> list[str]:
-            options = {"do_sample": False, "max_new_tokens": max_new_tokens}
-            needs = (watch for method in methods[spec] for watch in method.watches(depth))
-            watched = any(isinstance(watch, TowerLooks) for watch in needs)
+            options: dict[str, Any] = {"do_sample": False, "max_new_tokens": max_new_tokens}
+            if asked and (check := asked[spec]) is not None:
+                options["custom_generate"] = check
+            watches = (w for method in methods[spec] for w in method.watches(depth))
+            watched = any(isinstance(watch, TowerLooks) for watch in closure(watches))
             seeing = seen_anew(model) if watched else nullcontext()
             with seeing, lf.fix(model, methods[spec]) if methods[spec] else nullcontext():
                 ids = generate(**inputs, **options)

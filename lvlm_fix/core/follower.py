@@ -7,7 +7,7 @@ import threading
 import weakref
 from collections import Counter, defaultdict
 from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, TypeVar, cast
 
 import torch
@@ -25,7 +25,9 @@ from lvlm_fix.errors import InputError, ModelError
 from lvlm_fix.families import Family
 from lvlm_fix.private import recomputes
 
-__all__ = ["Follower"]
+__all__ = ["Follower", "beside"]
+
+BESIDE = "_lvlm_fix_beside"
 
 Edit = Callable[[Pass, Call, Any], None]
 Called = TypeVar("Called", bound=Callable[..., Any])
@@ -34,6 +36,12 @@ Called = TypeVar("Called", bound=Callable[..., Any])
 def _outside(method: Called) -> Called:
     """Beside a compiled graph, never in it."""
     return cast(Called, torch.compiler.disable(cast(Any, method)))
+
+
+def beside(model: PreTrainedModel) -> AbstractContextManager[None]:
+    """A context in which passes of the model are the plain model's, whether it is fixed or not."""
+    found: Callable[[], AbstractContextManager[None]] | None = model.__dict__.get(BESIDE)
+    return nullcontext() if found is None else found()
 
 
 class Follower:
@@ -65,7 +73,22 @@ class Follower:
             attached.attribute(part, "forward", self._wrapped(part, edit if part is runs else None))
         if runs is not self.model:  # it is given embeddings: remember of what
             attached.before(self.model.get_input_embeddings(), self._embed)
+        attached.attribute(self.model, BESIDE, self._beside)
         attached.call(self._release)
+
+    @contextmanager
+    def _beside(self) -> Generator[None]:
+        """Passes in which nothing acts, of texts that are not followed."""
+        if self._within():
+            with self.unedited():
+                yield
+            return
+        with self._lock:
+            self._thread = threading.get_ident()
+            try:
+                yield
+            finally:
+                self._thread = None
 
     def _release(self) -> None:
         for cache in list(self._caches):

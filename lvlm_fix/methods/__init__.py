@@ -12,6 +12,7 @@ from lvlm_fix.methods.act import ACT
 from lvlm_fix.methods.adhh import ADHH
 from lvlm_fix.methods.dola import DoLa
 from lvlm_fix.methods.eah import EAH
+from lvlm_fix.methods.guide import Guide
 from lvlm_fix.methods.hgai import HGAI
 from lvlm_fix.methods.icd import ICD
 from lvlm_fix.methods.m3id import M3ID
@@ -41,6 +42,7 @@ __all__ = [
     "VCD",
     "VHR",
     "DoLa",
+    "Guide",
     "RandomHeads",
     "parse_methods",
     "resolve",
@@ -48,7 +50,7 @@ __all__ = [
 
 # these, and what other packages bring
 METHODS = Methods(
-    ACT, ADHH, DoLa, EAH, HGAI, ICD, M3ID, PAI, PAINT, RandomHeads, SPIN, VAF, VAR, VCD, VHR
+    ACT, ADHH, DoLa, EAH, Guide, HGAI, ICD, M3ID, PAI, PAINT, RandomHeads, SPIN, VAF, VAR, VCD, VHR
 )
 
 

@@ -23,6 +23,7 @@ from rich.text import Text
 
 from lvlm_fix.errors import DataError, ImageError, InputError, LvlmFixError, SettingError
 from lvlm_fix.models import DESCRIBE
+from lvlm_fix.tools import asking
 
 __all__ = ["app", "main", "settings_of"]
 
@@ -31,6 +32,7 @@ app = typer.Typer(
 )
 heads = typer.Typer(no_args_is_help=True, help="Score attention heads, and look at the scores.")
 app.add_typer(heads, name="heads")
+app.add_typer(asking.app, name="ask")
 out, err = Console(), Console(stderr=True)
 
 PHOTOS = (".jpg", ".jpeg", ".png", ".webp")
@@ -79,14 +81,29 @@ def caption(
     grounding: Annotated[
         bool, typer.Option("--grounding", help="mark the words that rest least on the picture")
     ] = False,
+    use: Annotated[
+        str | None,
+        typer.Option(
+            "--ask", help="check every object that is named: mark, drop or rewrite; see docs/ask.md"
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Describe photos twice: with the unmodified model, and with methods acting."""
     import lvlm_fix as lf
+    from lvlm_fix.ask.asked import asked_by
+    from lvlm_fix.ask.calibration import shipped
     from lvlm_fix.models import answer_ids
     from lvlm_fix.tools.grounding import ground
 
-    methods = lf.parse_methods(method, settings_of(set_ or []))
+    settings = settings_of(set_ or [])
+    asking = {key[4:]: value for key, value in settings.items() if key.startswith("ask.")}
+    if asking and use is None:
+        raise SettingError(f"--set ask.{next(iter(asking))} goes with --ask mark, drop or rewrite")
+    check = None if use is None else asked_by(asking | {"use": use})
+    curve = None if use is None else shipped(model)
+    own = {key: value for key, value in settings.items() if not key.startswith("ask.")}
+    methods = lf.parse_methods(method, own)
     if max_new_tokens < 1:
         raise SettingError(f"max-new-tokens must be >= 1, got {max_new_tokens}")
     if not prompt.strip():
@@ -107,8 +124,9 @@ def caption(
         for name, acting in (("none", ()), (method, methods)):
             start = time.perf_counter()
             ask = partial(
-                answer_ids, loaded, processor, [image], [prompt], max_new_tokens=max_new_tokens
-            )
+                answer_ids, loaded, processor, [image], [prompt], max_new_tokens=max_new_tokens,
+                **({} if check is None else {"custom_generate": check}),
+            )  # fmt: skip
             if not acting:
                 (ids,), acted = ask(), None
             else:
@@ -118,12 +136,20 @@ def caption(
             seconds = round(time.perf_counter() - start, 3)
             (text,) = processor.batch_decode([ids], skip_special_tokens=True)
             output: dict[str, Any] = {"method": name, "text": text.strip(), "seconds": seconds}
+            if check is not None:
+                output["ask"] = check.checked[0].as_dict(curve)
+                output["shown"] = check.checked[0].marked(curve)
             if grounding and output["text"]:
-                output["grounding"] = ground(loaded, processor, image, prompt, ids).as_dict()
+                output["grounding"] = ground(
+                    loaded, processor, image, prompt, ids,
+                    asker=None if check is None else check.asker(loaded),
+                ).as_dict()  # fmt: skip
             outputs.append(output if acted is None else output | {"acted": acted})
         items.append({"image": str(path), "outputs": outputs})
         if not as_json:
             show_pair(path, outputs)
+    for output in (output for item in items for output in item["outputs"]):
+        output.pop("shown", None)
     if as_json:
         emit({"model": model, "prompt": prompt, "items": items})
     for failure in failures:
@@ -139,9 +165,11 @@ def show_pair(path: Path, outputs: list[dict[str, Any]]) -> None:
     table = Table(title=Text(str(path)), expand=True)
     for output in outputs:
         table.add_column(f"{output['method']}  ({output['seconds']:.2f} s)", ratio=1)
-    before, after = (questioned(output) for output in outputs)
+    before, after = (output.get("shown") or questioned(output) for output in outputs)
     table.add_row(marked(before, after), marked(after, before))
     out.print(table)
+    if not outputs[0].get("ask", {"calibrated": True})["calibrated"]:
+        out.print("ask: uncalibrated for this model, see `lvlm-fix ask calibrate`", style="dim")
     for name, acted in outputs[1].get("acted", {}).items():
         counts = ", ".join(f"{layer}: {n[0]}" for layer, n in acted["heads"].items())
         did = f"heads by layer {{{counts}}}" if counts else f"{acted['rows_edited']} rows edited"
@@ -232,6 +260,12 @@ def bench(
         str | None,
         typer.Option(help="a table of extra memory over lengths instead, as 576,1152,2880"),
     ] = None,
+    ask: Annotated[
+        int | None,
+        typer.Option(
+            help="what asking about so many objects costs beside a text of --tokens instead"
+        ),
+    ] = None,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16")] = "float32",
     device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
     compile_: Annotated[
@@ -268,6 +302,17 @@ def bench(
         benching.check_name(name, plan.settings)
     measured = subject(model, dtype=kinds[dtype], device=device)
     where = benching.machine(measured)
+    if ask is not None:
+        from lvlm_fix.tools.bench_ask import asking as measure
+
+        cost = measure(measured, ask, tokens, repeats)
+        if as_json:
+            return emit(cost | {"machine": where})
+        return print(
+            f"asking about {ask} objects adds {_spread(tuple(cost['extra']))} of the time of a text "
+            f"of {tokens} tokens ({cost['ask_seconds']:.2f} s to {cost['plain_seconds']:.2f} s, "
+            f"n = {repeats}; {where['name']}, {where['threads']} threads, {model}, {where['dtype']})"
+        )
     found: list[benching.Row] = []
     rows: list[dict[str, Any]] = []
     each = 1 + len(plan.methods)

@@ -27,12 +27,14 @@ from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedModel, ProcessorMixin
 
+from lvlm_fix.ask.asker import Asker
 from lvlm_fix.core.attached import Attached, is_attached
 from lvlm_fix.core.attention import Attend, row_logits, row_options
 from lvlm_fix.errors import InputError, ModelError, SettingError
 from lvlm_fix.families import family_of
 from lvlm_fix.heads.vhd import vision_aware_divergence
 from lvlm_fix.models import prepare
+from lvlm_fix.objects import coco
 
 __all__ = ["SIGNALS", "Grounding", "Word", "ground", "measure", "t_vhd", "weak", "words_of"]
 
@@ -71,6 +73,9 @@ class Grounding:
     )
     grid: tuple[int, int] | None = (
         None  # rows and columns of patches that the first rows × columns image tokens form
+    )
+    ask: Mapping[int, float] | None = (
+        None  # word -> log-odds of Yes, for object words; None: not asked
     )
 
     def t_vhd(self, k: int = K) -> Float[Tensor, " tokens"]:
@@ -117,6 +122,7 @@ class Grounding:
             {"word": word.text, "start": word.start, "end": word.end}
             | {signal: round(values[i], 5) for signal, values in columns.items()}
             | {"weak": lowest[i]}
+            | ({} if self.ask is None else {"ask": self.ask.get(i)})
             for i, word in enumerate(self.words)
         ]
         return {"signal": SIGNAL, "k": k, "words": words}
@@ -301,12 +307,13 @@ def ground(
     text: str | Sequence[int],
     *,
     looks: bool = False,
+    asker: Asker | None = None,
 ) -> Grounding:
     """Measure every word of a finished text: its string, or (exact for generated ones) the ids of
     its tokens.
 
-    With `looks` the attention of every head on the image is kept for each token. Raises
-    `InputError`, `ModelError`.
+    With `looks` the attention of every head on the image is kept for each token; with an `asker`
+    the model is asked about each object word. Raises `InputError`, `ModelError`.
     """
     tokenizer: Any = processor.tokenizer  # type: ignore[attr-defined]: every processor of these models has one
     ids = (
@@ -321,7 +328,21 @@ def ground(
     vhd, known, gain, found = measure(model, inputs, torch.tensor(ids), looks=looks)
     lengths, clean = lengths_of(tokenizer, ids), tokenizer.decode(ids).strip()
     grid = patch_grid(model, inputs, found.shape[-1]) if found is not None else None
-    return Grounding(clean, words_of(lengths, clean), vhd, known, gain, found, grid)
+    words = words_of(lengths, clean)
+    answers = None if asker is None else _ask(asker, image, clean, words)
+    return Grounding(clean, words, vhd, known, gain, found, grid, answers)
+
+
+def _ask(asker: Asker, image: Image.Image, text: str, words: Sequence[Word]) -> dict[int, float]:
+    """The answers about the object words of a text, by the number of each word they cover."""
+    spots = coco(text)
+    (odds,) = asker.look([image], [[spot.object for spot in spots]])
+    return {
+        number: odds[spot.object]
+        for spot in spots
+        for number, word in enumerate(words)
+        if word.start < spot.end and spot.start < word.end
+    }
 
 
 def patch_grid(

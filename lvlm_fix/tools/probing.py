@@ -50,7 +50,7 @@ from lvlm_fix.methods import (
 )
 from lvlm_fix.tools.miniature import FAMILIES, IMAGE, inputs_for, model_of, sample
 
-__all__ = ["PROBES", "probe", "read_probed"]
+__all__ = ["PROBES", "WORDED", "probe", "read_probed"]
 
 FILE = Path(__file__).parent / "probed.json"
 PAGE = Path(__file__).parents[2] / "docs" / "families.md"
@@ -84,6 +84,7 @@ PROBES: dict[str, tuple[Method, Method]] = {
     "vcd": (VCD(strength=0.0, plausible=0.0), VCD()),
     "vhr": (VHR(strength=1.0), VHR()),
 }
+WORDED = frozenset({"guide"})  # methods that ask in words, of which a random model has none
 
 
 def read_probed() -> list[dict[str, Any]]:

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 from lvlm_eval.chair import mentions, nodes
-from lvlm_eval.chair.extract import _lemmas
-from lvlm_eval.chair.vocabulary import NODES, PAIRS, SYNONYMS
 from lvlm_eval.coco import read_truth
+
+from lvlm_fix.objects.extract import _lemmas
+from lvlm_fix.objects.vocabulary import NODES, PAIRS, SYNONYMS
 
 PUBLISHED = {
     "": [],

@@ -13,9 +13,9 @@ from string import punctuation
 
 import numpy as np
 
-from lvlm_eval.chair.extract import Dialect, Mention, mentions
 from lvlm_eval.stats import Array, bootstrap, ratio
 from lvlm_fix.errors import DataError
+from lvlm_fix.objects.extract import Dialect, Mention, mentions
 
 __all__ = ["Judgement", "columns", "cut", "figures", "judge", "labelled", "score"]
 

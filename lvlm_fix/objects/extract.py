@@ -12,9 +12,9 @@ import re
 from functools import lru_cache
 from typing import Literal, NamedTuple
 
-from lvlm_eval.chair.vocabulary import ABSENT, IRREGULAR, PAIRS, SYNONYMS, VERBS
+from lvlm_fix.objects.vocabulary import ABSENT, IRREGULAR, PAIRS, SYNONYMS, VERBS
 
-__all__ = ["Dialect", "Mention", "mentions", "nodes"]
+__all__ = ["Dialect", "Mention", "mentions", "nodes", "surfaces"]
 
 Dialect = Literal["published", "strict"]
 """`published` counts as the authors' scorer does; `strict` counts every plural and no verb form
@@ -82,6 +82,21 @@ class Mention(NamedTuple):
 def nodes(caption: str, dialect: Dialect = "published") -> list[str]:
     """The COCO nodes that `caption` names, one per mention, in order."""
     return [mention.node for mention in mentions(caption, dialect)]
+
+
+def surfaces() -> dict[str, list[str]]:
+    """Node -> every form in which a text may name it: synonyms, pairs and plurals, lower case."""
+    table = _lemmas("strict")
+    forms: dict[str, set[str]] = {}
+    for form, lemma in table.items():
+        if lemma in SYNONYMS:
+            forms.setdefault(SYNONYMS[lemma], set()).add(form)
+    for pair, word in PAIRS.items():
+        if word in SYNONYMS:
+            first, _, last = pair.partition(" ")
+            lasts = {last, *(form for form, lemma in table.items() if lemma == last)}
+            forms.setdefault(SYNONYMS[word], set()).update({f"{first} {form}" for form in lasts})
+    return {node: sorted(found) for node, found in sorted(forms.items())}
 
 
 def mentions(caption: str, dialect: Dialect = "published") -> list[Mention]:

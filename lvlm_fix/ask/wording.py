@@ -1,0 +1,57 @@
+"""What is asked about an object, and which tokens count as Yes and as No."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from lvlm_fix.core.settings import check_settings, setting
+from lvlm_fix.errors import ModelError, SettingError
+
+__all__ = ["Wording"]
+
+
+@dataclass(frozen=True)
+class Wording:
+    """The question and the words of its two answers.
+
+    Raises `SettingError` where the question has no place for the object.
+    """
+
+    question: str = setting(
+        "Is there {a} {object} in the image?",
+        "{object} is the word asked about, {a} its article",
+        "POPE, arXiv 2305.10355, section 4",
+    )
+    yes: str = setting("Yes", "the answer where the object is there", "POPE")
+    no: str = setting("No", "the answer where it is not", "POPE")
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+        if "{object}" not in self.question:
+            raise SettingError(f"question must contain {{object}}, got {self.question!r}")
+
+    def about(self, name: str) -> str:
+        """The question about one object."""
+        article = "an" if name[:1].lower() in "aeiou" else "a"
+        return self.question.replace("{object}", name).replace("{a}", article)
+
+    def answers(self, tokenizer: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The first tokens of both answers, as a text may begin with them.
+
+        Raises `ModelError` where the two answers begin alike.
+        """
+        yes, no = (
+            {
+                tokenizer(form, add_special_tokens=False)["input_ids"][0]
+                for plain in (word, word.lower())
+                for form in (plain, f" {plain}")
+            }
+            for word in (self.yes, self.no)
+        )
+        both = yes & no  # a blank of its own in front of either word
+        if not (yes - both and no - both):
+            raise ModelError(
+                f"the answers {self.yes!r} and {self.no!r} begin with the same token: choose others"
+            )
+        return tuple(sorted(yes - both)), tuple(sorted(no - both))

@@ -1,0 +1,134 @@
+"""The subcommands `lvlm-fix ask ...`."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import track
+
+from lvlm_fix.errors import DataError, SettingError
+
+__all__ = ["app"]
+
+app = typer.Typer(no_args_is_help=True, help="Ask a model about what it says it sees.")
+AsJson = Annotated[bool, typer.Option("--json", help="print one JSON document on standard output")]
+# what hardly any photo shows: answers about these are about things that are not there
+ABSENT = "submarine,volcano,dinosaur,castle,penguin,lighthouse,camel,harp,igloo,spaceship"
+
+
+@app.callback()
+def group() -> None:
+    """Ask a model about what it says it sees."""
+
+
+@app.command()
+def calibrate(
+    images: Annotated[Path, typer.Option(help="a folder of photos, named <id>.jpg")],
+    out: Annotated[Path, typer.Option(help="the calibration to write (JSON)")],
+    truth: Annotated[
+        Path | None,
+        typer.Option(help="objects file: image id -> objects; without one, a threshold alone"),
+    ] = None,
+    model: Annotated[str, typer.Option(help='a hub name, a folder, or "tiny"')] = "tiny",
+    ids: Annotated[str | None, typer.Option(help="file.json:name, a list of ids")] = None,
+    limit: Annotated[int | None, typer.Option(help="only the first photos by id")] = None,
+    batch_size: Annotated[int, typer.Option(help="photos at a time")] = 8,
+    max_new_tokens: Annotated[int, typer.Option(help="longest text, tokens")] = 128,
+    absent: Annotated[
+        str, typer.Option(help="without --truth: words of what is not there")
+    ] = ABSENT,
+    as_json: AsJson = False,
+) -> None:
+    """Measure what this model's Yes is worth: from log-odds to the chance that an object is there.
+
+    The model describes each photo and is asked about what it named. Without --truth it is asked
+    about things that are not there, and the log-odds that 95 % of these answers stay below is told.
+    """
+    photos = _photos(images, ids)[:limit]
+    if batch_size < 1:
+        raise SettingError(f"batch-size must be >= 1, got {batch_size}")
+    known = None if truth is None else _truth(truth)
+    import numpy as np
+
+    import lvlm_fix as lf
+    from lvlm_fix.ask.calibration import Asked
+    from lvlm_fix.ask.calibration import calibrate as fit
+    from lvlm_fix.models import DESCRIBE
+
+    loaded, processor = lf.load(model)
+    asker = lf.Asker(loaded, processor)
+    check = lf.asked(use="mark", processor=processor)
+    found: list[Asked] = []
+    starts = range(0, len(photos), batch_size)
+    for start in track(starts, "asking", console=Console(stderr=True)):
+        some = photos[start : start + batch_size]
+        opened = [lf.open_image(path) for _, path in some]
+        if known is None:
+            words = [word.strip() for word in absent.split(",") if word.strip()]
+            answers = asker.look(opened, [words] * len(opened))
+        else:
+            lf.answer(loaded, processor, opened, [DESCRIBE] * len(opened),
+                      max_new_tokens=max_new_tokens, custom_generate=check)  # fmt: skip
+            answers = [one.odds for one in check.checked]
+        for (key, _), odds in zip(some, answers, strict=True):
+            here = () if known is None else known.get(key)
+            if here is None:
+                raise DataError(f"the objects of photo {key} are unknown; see --truth")
+            found += [(key, value, name in here) for name, value in odds.items()]
+    document: dict[str, Any]
+    if known is None:
+        document = {
+            "model": model, "question": asker.wording.question, "photos": len(photos),
+            "answers": len(found), "threshold": float(np.quantile([v for _, v, _ in found], 0.95)),
+        }  # fmt: skip
+        part = out.with_name(f".{out.name}.part")
+        part.write_text(json.dumps(document, indent=1) + "\n")
+        part.replace(out)
+    else:
+        curve = fit(found, model, asker.wording.question)
+        curve.save(out)
+        document = json.loads(out.read_text()) | {"threshold": round(curve.threshold(), 3)}
+    if as_json:
+        return print(json.dumps(document))
+    for name, value in document.items():
+        Console().print(f"{name}: {value}", markup=False)
+    print(f"{len(found)} answers about {len(photos)} photos -> {out}", file=sys.stderr)
+
+
+def _photos(folder: Path, ids: str | None) -> list[tuple[int, Path]]:
+    """Id and path of the photos of a folder, those in a list alone where one is given."""
+    if not folder.is_dir():
+        raise DataError(f"--images takes a folder of photos, got {str(folder)!r}")
+    found = {
+        int(match[1]): path
+        for path in folder.iterdir()
+        if (match := re.fullmatch(r"(?:.*_)?0*(\d+)\.(?:jpe?g|png)", path.name, re.IGNORECASE))
+    }
+    if ids is not None:
+        name, _, part = ids.partition(":")
+        try:
+            listed = json.loads(Path(name).read_text())
+            wanted = {int(key) for key in (listed[part] if part else listed)}
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise DataError(
+                f"--ids takes file.json:name, a list of ids, got {ids!r}: {error}"
+            ) from None
+        found = {key: path for key, path in found.items() if key in wanted}
+    if not found:
+        raise DataError(f"there are no photos named <id>.jpg to ask about in {str(folder)!r}")
+    return sorted(found.items())
+
+
+def _truth(path: Path) -> dict[int, frozenset[str]]:
+    """Image id -> objects."""
+    try:
+        document = json.loads(path.read_text())
+        return {int(key): frozenset(names) for key, names in document.items()}
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise DataError(f"{path} holds no objects by image id: {error}") from None
