@@ -17,6 +17,10 @@ install: .venv/installed
 	$(BIN)/python -m pip install -q -c constraints.txt -e .
 	touch $@
 
+.venv/demo: .venv/installed
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[demo]"
+	touch $@
+
 .venv/tested: .venv/installed
 	$(BIN)/python -m pip install -q -c constraints.txt -e ".[test]"
 	touch $@
@@ -24,7 +28,7 @@ install: .venv/installed
 caption: install ## describe a photo before and after; IMAGE=path takes another
 	$(BIN)/lvlm-fix caption "$(IMAGE)"
 
-demo: install ## the page, on http://127.0.0.1:7860
+demo: install .venv/demo ## the page, on http://127.0.0.1:7860
 	$(BIN)/lvlm-fix demo
 
 test: .venv/tested ## what CI runs

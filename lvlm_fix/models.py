@@ -16,6 +16,7 @@ from transformers.utils import logging
 from lvlm_fix.errors import InputError, ModelError, SettingError
 from lvlm_fix.images import open_image, sample_photos
 from lvlm_fix.private import commit_of, first_device, name_of
+from lvlm_fix.prompts import DESCRIBE
 
 __all__ = [
     "DESCRIBE",
@@ -31,7 +32,6 @@ __all__ = [
     "sample_photos",
 ]
 
-DESCRIBE = "Please describe this image in detail."
 EMBEDDED = "tiny"
 Chat = Sequence[dict[str, Any]]
 """Turns with a role, and a content of {"type": "image"} and {"type": "text", "text": ...}."""

@@ -23,7 +23,7 @@ __all__ = ["COUNTS", "cell", "changed_most", "render"]
 COUNTS = frozenset({"n", "length", "unreadable", "tp", "fp", "tn", "fn"})
 """Figures that are no shares."""
 _SHOWN = {
-    "chair": ("chair_s", "chair_i", "recall", "precision", "f1", "length", "repetition"),
+    "chair": ("chair_s", "chair_i", "recall", "precision", "f1", "length", "distinct_3"),
     "pope": ("accuracy", "precision", "recall", "f1", "yes_ratio", "unreadable"),
 }
 _PERCENT = "<small>Percent; 95 % bootstrap intervals over photos.</small>"

@@ -16,7 +16,7 @@ _CHAIR = {
     "chair_i": "CHAIR_I",
     "recall": "recall",
     "length": "length",
-    "repetition": "repetition",
+    "distinct_3": "distinct_3",
 }
 _POPE = {"f1": "POPE F1", "yes_ratio": "yes"}
 

@@ -13,7 +13,7 @@ from functools import partial
 from importlib.metadata import entry_points
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -22,7 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lvlm_fix.errors import DataError, ImageError, InputError, LvlmFixError, SettingError
-from lvlm_fix.models import DESCRIBE
+from lvlm_fix.prompts import DESCRIBE
 from lvlm_fix.tools import asking
 
 __all__ = ["app", "main", "settings_of"]
@@ -35,6 +35,14 @@ app.add_typer(heads, name="heads")
 app.add_typer(asking.app, name="ask")
 out, err = Console(), Console(stderr=True)
 
+ROOMS = {
+    "eval": "Measure hallucination: run, score, compare, report.",
+    "demo": "Look at one photo on a page: before, after, and where the model looked.",
+}
+EXTRAS = {  # what an extra brings -> the extra
+    "greenlet": "bench", "gradio": "demo", "matplotlib": "eval", "pycocotools": "eval",
+    "pydantic": "serve", "starlette": "serve", "uvicorn": "serve",
+}  # fmt: skip
 PHOTOS = (".jpg", ".jpeg", ".png", ".webp")
 Model = Annotated[
     str, typer.Option(help='a hub name, a folder, or "tiny", the embedded small test model')
@@ -43,16 +51,32 @@ AsJson = Annotated[bool, typer.Option("--json", help="print one JSON document on
 
 
 def main() -> None:
-    """Run the command line; an expected error is one line on standard error and exit code 2."""
-    for command in entry_points(
-        group="lvlm_fix.commands"
-    ):  # rooms above the library bring their own
-        app.add_typer(command.load(), name=command.name)
+    """Run the command line; an expected error is one line on standard error and exit code 2.
+
+    Rooms above the library bring commands of their own; only the one that is asked for is loaded.
+    """
+    asked = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
     try:
+        for command in entry_points(group="lvlm_fix.commands"):
+            if command.name == asked:
+                app.add_typer(command.load(), name=command.name)
+            else:
+                about = ROOMS.get(command.name, "A command of another package.")
+                app.add_typer(typer.Typer(help=about), name=command.name, help=about)
         app()
     except LvlmFixError as error:
-        print(f"lvlm-fix: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+        _stop(str(error))
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing not in EXTRAS:
+            raise
+        _stop(f"this needs {missing}: pip install 'lvlm-fix[{EXTRAS[missing]}]'")
+
+
+def _stop(why: str) -> NoReturn:
+    """One line on standard error, and exit code 2."""
+    print(f"lvlm-fix: {why}", file=sys.stderr)
+    raise SystemExit(2) from None
 
 
 def emit(document: dict[str, Any]) -> None:

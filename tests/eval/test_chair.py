@@ -24,13 +24,13 @@ def test_by_hand() -> None:
     assert found["precision"] == pytest.approx(2 / 3)
     assert found["f1"] == pytest.approx(4 / 7)
     assert found["length"] == pytest.approx(13 / 3)
-    assert found["repetition"] == 1
+    assert found["distinct_3"] == 1
     assert set(found["ci"]) == set(found) - {"n", "ci"}
 
 
-def test_repetition_is_the_share_of_unique_trigrams() -> None:
+def test_distinct_3_is_the_share_of_unique_trigrams() -> None:
     found = score(judge({1: "a b c a b c a b c"}, TRUTH))
-    assert found["repetition"] == pytest.approx(3 / 7)
+    assert found["distinct_3"] == pytest.approx(3 / 7)
 
 
 def test_nothing_named_is_undefined_and_never_zero() -> None:

@@ -144,7 +144,7 @@ def test_the_control_is_one_row_of_the_table_and_part_of_the_page(tmp_path: Path
     result = CliRunner().invoke(app, ["table", str(tmp_path / "chair"), str(tmp_path / "pope")])
     lines = result.stdout.splitlines()
     assert lines[0].startswith(
-        "| method | CHAIR_S | CHAIR_I | recall | length | repetition | POPE F1 | yes |"
+        "| method | CHAIR_S | CHAIR_I | recall | length | distinct_3 | POPE F1 | yes |"
     )
     assert [line.split("|")[1].strip() for line in lines[2:5]] == [
         "`none`",

@@ -104,7 +104,7 @@ def figures(sums: Array) -> dict[str, Array]:
         "precision": precision,
         "f1": ratio(2 * recall * precision, recall + precision),
         "length": ratio(words, n),
-        "repetition": ratio(fresh, n),
+        "distinct_3": ratio(fresh, n),
     }
 
 
