@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
 # The contract on the oldest and the newest release of transformers that the package accepts.
 # Each has an environment of its own under .matrix, which borrows torch and the rest from .venv.
+# Releases can be named; the oldest of the default ones runs the contract on one family only.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 releases=("${@:-}")
-[ -n "${releases[0]}" ] || releases=(5.10.4 5.24.0)
+few=""
+[ -n "${releases[0]}" ] || { releases=(5.10.4 5.24.0); few=5.10.4; }
 shared=$(.venv/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")
 for release in "${releases[@]}"; do
     home=.matrix/$release
@@ -20,7 +22,9 @@ for release in "${releases[@]}"; do
     found=$("$home/bin/python" -c "import transformers; print(transformers.__version__)")
     [ "$found" = "$release" ] || { echo "asked for $release, found $found" >&2; exit 1; }
     echo "transformers $release"
-    PYTHONPATH=$PWD:$PWD/eval:$PWD/demo "$home/bin/python" -m pytest -p no:cacheprovider \
+    some=()
+    [ "$release" != "$few" ] || some=(-k "llava or situations or texts or private")
+    PYTHONPATH=$PWD:$PWD/eval:$PWD/demo "$home/bin/python" -m pytest -p no:cacheprovider "${some[@]}" \
         tests/test_contract.py tests/test_situations.py tests/test_next_token.py \
         tests/test_literal.py tests/test_texts.py tests/test_private.py
 done
