@@ -38,6 +38,7 @@ def asking(subject: Subject, objects: int, tokens: int, repeats: int) -> dict[st
     tails = [[3 + i] * QUESTION for i in range(objects)]
     plain: list[float] = []
     asked: list[float] = []
+    shared = False
     for turn in range(repeats + 1):  # the first one warms up
         began = time.perf_counter()
         output = model.generate(
@@ -50,6 +51,7 @@ def asking(subject: Subject, objects: int, tokens: int, repeats: int) -> dict[st
         _wait()
         written = time.perf_counter()
         prefix = prefix_of(model, family, {**inputs, name: cache_in(output)}, {0})
+        shared = prefix.shared
         answers_to(model, family, prefix, [0] * objects, tails).cpu()
         if turn:
             plain.append(written - began)
@@ -62,7 +64,7 @@ def asking(subject: Subject, objects: int, tokens: int, repeats: int) -> dict[st
         "plain_seconds": float(np.median(plain)),
         "ask_seconds": float(np.median(asked)),
         "extra": [float(middle), float(low), float(high)],
-        "shared": prefix.shared,
+        "shared": shared,
         "n": repeats,
     }
 
