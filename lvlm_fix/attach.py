@@ -141,7 +141,7 @@ class Fix:
         """What every method did since the last prompt began: heads, sinks, rows edited."""
         text = self._follower.last
         return [
-            report_of(number, method, text, self._lives, self.depth)
+            report_of(number, method, text, self._lives, self.depth, self._follower.unreached)
             for number, method in enumerate(self.methods)
         ]
 

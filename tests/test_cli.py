@@ -162,7 +162,7 @@ def test_heads_are_scored_saved_shown_and_drawn(
     )
     assert code == 0
     loaded = HeadTable.load(table)
-    assert (loaded.metric, loaded.n, loaded.model, loaded.mean.shape) == (metric, 3, "tiny", (6, 8))
+    assert (loaded.metric, loaded.n, loaded.model, loaded.mean.shape) == (metric, 4, "tiny", (6, 8))
     assert loaded.deviation.max() > 0 and (loaded.mean >= 0).all()
     assert set(loaded.versions) == {"python", "torch", "transformers"}
     code, out, _ = lvlm("heads", "show", table, "--png", png)

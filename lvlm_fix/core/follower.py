@@ -63,6 +63,7 @@ class Follower:
         self._caches = weakref.WeakSet[Cache]()
         self._embedded: Tensor | None = None  # ids that a model embeds before its decoder runs
         self._checked = False
+        self.unreached: frozenset[int] = frozenset()  # acting layers without attention of this kind
 
     def attach(self, attached: Attached, edit: Edit) -> None:
         """Run every forward of the model within a pass; `edit` its output behind it."""
@@ -259,8 +260,9 @@ class Follower:
                     edit(now, call, output)
         if not self._checked and now.editable and self.acting:
             self._checked = True
-            if missing := sorted(self.acting - set(now.reached)):
-                self._fail(f"the attention of layers {missing} was not seen")
+            self.unreached = self.acting - set(now.reached)
+            if self.unreached == self.acting:
+                self._fail(f"the attention of layers {sorted(self.acting)} was not seen")
         with torch.no_grad():
             self._count(now)
 

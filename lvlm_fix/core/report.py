@@ -35,6 +35,7 @@ def report_of(
     text: Text | None,
     lives: Mapping[Watch[Any], Live[Any]],
     layers: int,
+    unreached: frozenset[int] = frozenset(),
 ) -> Report:
     """The report of the method at place `number`."""
     name, settings = method.method_name(), method.settings()
@@ -54,4 +55,6 @@ def report_of(
         missing = "sinks" in asked and not any(map(sum, found["sinks"].values()))
         what = "attention sinks in this model" if missing else "head or row to act on"
         note = f"found no {what}; nothing was changed"
+    elif missing := sorted(acting & unreached):  # recurrent layers of a hybrid model
+        note = f"layers {missing} have no attention to edit"
     return Report(name, settings, found["heads"], found["sinks"], edited, note)
