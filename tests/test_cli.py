@@ -135,7 +135,7 @@ def test_bad_input_is_one_clear_line_and_exit_2(
 
 
 def test_methods_and_families_as_json(lvlm: Any) -> None:
-    from lvlm_fix.tools.probing import WORDED
+    from lvlm_fix.tools.probing import APART
 
     _, out, _ = lvlm("methods", "--json")
     rows = {row["name"]: row for row in json.loads(out)["methods"]}
@@ -144,7 +144,7 @@ def test_methods_and_families_as_json(lvlm: Any) -> None:
     _, out, _ = lvlm("families", "--json")
     found = json.loads(out)["families"]
     llava = next(row["methods"] for row in found if row["family"] == "llava")
-    assert set(llava) == set(rows) - {"none", *WORDED} and llava["vhr"] == llava["var"] == "works"
+    assert set(llava) == set(rows) - {"none", *APART} and llava["vhr"] == llava["var"] == "works"
     assert {value for row in found for value in row["methods"].values()} <= {
         "works",
         "refused",
@@ -244,13 +244,13 @@ def test_importing_changes_nothing_in_transformers() -> None:
 
 def test_the_page_of_the_families_is_that_of_the_data_and_the_data_are_of_all_methods() -> None:
     from lvlm_fix.methods import METHODS
-    from lvlm_fix.tools.probing import PAGE, WORDED, page, read_probed
+    from lvlm_fix.tools.probing import APART, PAGE, page, read_probed
 
     rows = read_probed()
-    assert all(sorted({*row["methods"], *WORDED}) == sorted(METHODS) for row in rows)
+    assert all(sorted({*row["methods"], *APART}) == sorted(METHODS) for row in rows)
     assert PAGE.read_text() == page(rows)
     works = {
-        name: sum(row["methods"][name] == "works" for row in rows) for name in {*METHODS} - WORDED
+        name: sum(row["methods"][name] == "works" for row in rows) for name in {*METHODS} - APART
     }
     assert works["vhr"] >= 25 and works["var"] >= 20 and works["pai"] >= 20
 

@@ -18,7 +18,7 @@ from transformers import DynamicCache, PreTrainedModel, StaticCache, TextIterato
 import lvlm_fix as lf
 from lvlm_fix.methods import METHODS
 from lvlm_fix.tools.miniature import IMAGE, inputs_for, miniature, sample
-from lvlm_fix.tools.probing import PROBES, WORDED, HalfOutputs, HalfWeights, read_probed
+from lvlm_fix.tools.probing import APART, PROBES, HalfOutputs, HalfWeights, read_probed
 from lvlm_fix.watches.no_image import _Live as WithoutImage
 
 GREEDY = {"max_new_tokens": 4, "min_new_tokens": 4, "do_sample": False}
@@ -108,7 +108,7 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def test_every_method_has_its_cases() -> None:
-    assert sorted({*PROBES, *WORDED}) == sorted(METHODS)  # the latter have theirs in tests/ask
+    assert sorted({*PROBES, *APART}) == sorted(METHODS)  # the latter have theirs in tests/ask
 
 
 @supported

@@ -55,6 +55,7 @@ class AtLayer:
     rows: Bool[Tensor, "batch query"]  # rows the method may edit in this sample
     values: Mapping[Any, Any] = field(default_factory=dict)  # by watch
     prompt_rows: int = 0  # the first so many rows of this pass are the prompt's
+    queries: int = 0  # rows of this pass
     now: Pass | None = None
     logits: Float[Tensor, "batch heads query key"] | None = None  # edited logits, at the weights
     outputs: Float[Tensor, "batch heads dim"] | None = (

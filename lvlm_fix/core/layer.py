@@ -121,7 +121,7 @@ class Layer:
         prefill = now.prompt_rows > 0
         return AtLayer(
             self.number, self.depth, prefill, image, before, active, self.lives, now.prompt_rows,
-            now,
+            now.count, now,
         )  # fmt: skip
 
     def _edit_rows(

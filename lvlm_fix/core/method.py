@@ -53,6 +53,8 @@ class Method:
     reach: ClassVar[Literal["text", "last"]] = "text"
     # where `hidden_states` edits: what a decoder layer gives, or what its MLP adds
     part: ClassVar[Literal["layer", "mlp"]] = "layer"
+    # a control shows what a method must be better than
+    control: ClassVar[bool] = False
     paper: ClassVar[str] = ""
 
     def __post_init__(self) -> None:

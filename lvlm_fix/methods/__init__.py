@@ -10,16 +10,22 @@ from lvlm_fix.errors import SettingError, UnknownNameError
 from lvlm_fix.method import Method
 from lvlm_fix.methods.act import ACT
 from lvlm_fix.methods.adhh import ADHH
+from lvlm_fix.methods.deco import DeCo
 from lvlm_fix.methods.dola import DoLa
 from lvlm_fix.methods.eah import EAH
+from lvlm_fix.methods.eos_boost import EosBoost
 from lvlm_fix.methods.guide import Guide
 from lvlm_fix.methods.hgai import HGAI
+from lvlm_fix.methods.iat import IAT
 from lvlm_fix.methods.icd import ICD
 from lvlm_fix.methods.m3id import M3ID
 from lvlm_fix.methods.pai import PAI
 from lvlm_fix.methods.paint import PAINT
+from lvlm_fix.methods.plausible_only import PlausibleOnly
 from lvlm_fix.methods.random_heads import RandomHeads
+from lvlm_fix.methods.sla import SLA
 from lvlm_fix.methods.spin import SPIN
+from lvlm_fix.methods.truncate import Truncate
 from lvlm_fix.methods.vaf import VAF
 from lvlm_fix.methods.var import VAR
 from lvlm_fix.methods.vcd import VCD
@@ -31,27 +37,34 @@ __all__ = [
     "ADHH",
     "EAH",
     "HGAI",
+    "IAT",
     "ICD",
     "M3ID",
     "METHODS",
     "PAI",
     "PAINT",
+    "SLA",
     "SPIN",
     "VAF",
     "VAR",
     "VCD",
     "VHR",
+    "DeCo",
     "DoLa",
+    "EosBoost",
     "Guide",
+    "PlausibleOnly",
     "RandomHeads",
+    "Truncate",
     "parse_methods",
     "resolve",
 ]
 
 # these, and what other packages bring
 METHODS = Methods(
-    ACT, ADHH, DoLa, EAH, Guide, HGAI, ICD, M3ID, PAI, PAINT, RandomHeads, SPIN, VAF, VAR, VCD, VHR
-)
+    ACT, ADHH, DeCo, DoLa, EAH, EosBoost, Guide, HGAI, IAT, ICD, M3ID, PAI, PAINT, PlausibleOnly,
+    RandomHeads, SLA, SPIN, Truncate, VAF, VAR, VCD, VHR,
+)  # fmt: skip
 
 
 def parse_methods(names: str, settings: Mapping[str, str] | None = None) -> tuple[Method, ...]:

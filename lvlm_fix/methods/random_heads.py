@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from jaxtyping import Float
 from torch import Tensor
@@ -32,6 +32,8 @@ class RandomHeads(Method):
     )
     seed: int = setting(0, "which heads are drawn", "ours", low=0)
     layers: tuple[int, ...] | None = setting(None, "layers to act in", "VHR's", low=0)
+
+    control: ClassVar[bool] = True
 
     def acts_in(self, layers: int) -> Collection[int]:
         return default_layers(layers) if self.layers is None else self.layers

@@ -40,17 +40,20 @@ from lvlm_fix.methods import (
     M3ID,
     PAI,
     PAINT,
+    SLA,
     SPIN,
     VAF,
     VAR,
     VCD,
     VHR,
+    DeCo,
     DoLa,
+    PlausibleOnly,
     RandomHeads,
 )
 from lvlm_fix.tools.miniature import FAMILIES, IMAGE, inputs_for, model_of, sample
 
-__all__ = ["PROBES", "WORDED", "probe", "read_probed"]
+__all__ = ["PROBES", "APART", "probe", "read_probed"]
 
 FILE = Path(__file__).parent / "probed.json"
 PAGE = Path(__file__).parents[2] / "docs" / "families.md"
@@ -70,6 +73,7 @@ CLOSE: dict[str, Any] = {"atol": 5e-5, "rtol": 1e-3}
 PROBES: dict[str, tuple[Method, Method]] = {
     "act": (ACT(remaining=1.0, threshold=1.2), ACT(threshold=1.2)),
     "adhh": (ADHH(least=1.1), ADHH(least=0.1)),
+    "deco": (DeCo(strength=0.0), DeCo()),
     "dola": (DoLa(strength=0.0, plausible=0.0), DoLa()),
     "eah": (EAH(threshold=1.0), EAH()),
     "hgai": (HGAI(strength=0.0), HGAI()),
@@ -77,14 +81,18 @@ PROBES: dict[str, tuple[Method, Method]] = {
     "m3id": (M3ID(decay=0.0), M3ID(decay=0.2)),
     "pai": (PAI(strength=0.0, contrast=1.0), PAI()),
     "paint": (PAINT(local=0.0, summary=0.0, contrast=1.0), PAINT()),
+    "plausible-only": (PlausibleOnly(least=0.0), PlausibleOnly()),
     "random-heads": (RandomHeads(strength=1.0), RandomHeads()),
+    "sla": (SLA(strength=0.0), SLA()),
     "spin": (SPIN(damping=1.0), SPIN()),
     "vaf": (VAF(image=1.0, system=1.0), VAF()),
     "var": (VAR(share=0.0, threshold=1.4), VAR(threshold=1.4, ratio=0.1, image_share=0.05)),
     "vcd": (VCD(strength=0.0, plausible=0.0), VCD()),
     "vhr": (VHR(strength=1.0), VHR()),
 }
-WORDED = frozenset({"guide"})  # methods that ask in words, of which a random model has none
+# methods with tests of their own: a random model has no words to be asked in and no token that ends
+# its text, and what acts on written text does nothing at first
+APART = frozenset({"guide", "eos-boost", "iat", "truncate"})
 
 
 def read_probed() -> list[dict[str, Any]]:

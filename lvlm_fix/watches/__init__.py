@@ -12,6 +12,7 @@ from lvlm_fix.watches.rows import LastRows, TextRows
 from lvlm_fix.watches.sinks import ChannelSinks, ReceivedSinks, sink_masks
 from lvlm_fix.watches.tower_looks import TowerLooks, local_and_summary
 from lvlm_fix.watches.views import DisturbedPrompt, NoImage, NoisedImage, View, diffused
+from lvlm_fix.watches.written import EndTokens, Written
 
 __all__ = [
     "Branch",
@@ -19,6 +20,7 @@ __all__ = [
     "ColumnMeans",
     "DisturbedPrompt",
     "EarlyLayers",
+    "EndTokens",
     "HeadRule",
     "LastRows",
     "NoImage",
@@ -30,6 +32,7 @@ __all__ = [
     "TowerLooks",
     "View",
     "WithoutImage",
+    "Written",
     "diffused",
     "local_and_summary",
     "sink_masks",

@@ -1,0 +1,74 @@
+"""`Written`: which keys were generated; `EndTokens`: the tokens that end a text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+from torch.nn.functional import pad
+
+from lvlm_fix.core.at import AtLayer, AtToken, Host, Live, Watch, kept
+from lvlm_fix.core.text import Pass, State
+from lvlm_fix.errors import ModelError
+
+__all__ = ["EndTokens", "Written"]
+
+
+@dataclass(frozen=True)
+class Written(Watch[Bool[Tensor, "1 key"]]):
+    """Keys of the text that was generated since the last prompt. `at[Written()]`: 1 key."""
+
+    def live(self, host: Host) -> Live[Bool[Tensor, "1 key"]]:
+        return _Written(self)
+
+
+@dataclass
+class _State(State):
+    mask: Tensor | None = None  # 1 columns
+
+    def widen(self, columns: int) -> None:
+        if self.mask is not None and columns > self.mask.shape[1]:
+            self.mask = pad(self.mask, (0, columns - self.mask.shape[1]), value=True)
+
+
+class _Written(Live[Bool[Tensor, "1 key"]]):
+    def begin(self, now: Pass) -> None:
+        if now.prompt_rows:
+            text = now.text
+            columns = torch.arange(text.image.shape[1], device=text.device)
+            kept(text, self.watch, _State).mask = (columns >= text.end)[None]
+
+    def value(self, at: AtLayer) -> Bool[Tensor, "1 key"]:
+        assert at.now is not None
+        mask = kept(at.now.text, self.watch, _State).mask
+        assert mask is not None
+        return at.now.text.columns(mask, at.image.shape[1]).to(at.image.device)
+
+
+@dataclass(frozen=True)
+class EndTokens(Watch[Int[Tensor, " tokens"]]):
+    """The tokens that end a text, from the model's generation settings. `at[EndTokens()]`: tokens.
+
+    Raises `ModelError` where there are none.
+    """
+
+    def live(self, host: Host) -> Live[Int[Tensor, " tokens"]]:
+        found = host.model.generation_config.eos_token_id
+        if found is None:
+            raise ModelError(
+                f"{type(host.model).__name__}: its generation settings name no token that ends a "
+                "text"
+            )
+        return _Ends(self, [found] if isinstance(found, int) else list(found), host)
+
+
+class _Ends(Live[Int[Tensor, " tokens"]]):
+    def __init__(self, watch: EndTokens, tokens: list[int], host: Host) -> None:
+        super().__init__(watch)
+        self._tokens, self._host = tokens, host
+
+    def at_token(self, at: AtToken) -> Int[Tensor, " tokens"]:
+        assert at.now is not None
+        return torch.tensor(self._tokens, device=at.now.text.device)
