@@ -38,9 +38,13 @@ Chat = Sequence[dict[str, Any]]
 
 
 def folder_of(name: str) -> str:
-    """Where transformers finds a model: the package's own folder for "tiny", else the name as it
-    is.
+    """Where transformers finds a model: the package's own folder for "tiny", the one that is made
+    at first use for "small", else the name as it is.
     """
+    if name == "small":
+        from lvlm_fix.small.folder import folder
+
+        return str(folder())
     return str(files("lvlm_fix") / "tiny") if name == EMBEDDED else name
 
 
@@ -51,8 +55,8 @@ def load(
     dtype: torch.dtype | str = "auto",
     device: str | None = None,
 ) -> tuple[PreTrainedModel, ProcessorMixin]:
-    """Load any image-text-to-text model and its processor; "tiny" is the small test model inside
-    this package.
+    """Load any image-text-to-text model and its processor; "tiny" is the test model inside this
+    package, "small" a model of 402 M parameters whose language model is fetched once.
 
     Weights come from safetensors only and no remote code is run. `dtype` "auto" keeps the
     checkpoint's own, but float32 for half-precision weights on a CPU. Raises `ModelError`.

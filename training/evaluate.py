@@ -20,10 +20,10 @@ from lvlm_eval.chair import judge, score
 from PIL import Image
 from scipy.stats import rankdata
 from tqdm import tqdm
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoModelForImageTextToText, AutoProcessor, ProcessorMixin
 
 from training.targets import LONG, ask
-from training.train import read
+from training.train import file_of, read
 
 __all__ = ["auc"]
 
@@ -62,6 +62,14 @@ def references(coco: Path, ids: list[int]) -> dict[int, str]:
     return {a["image_id"]: a["caption"] for a in reversed(annotations) if a["image_id"] in ids}
 
 
+def asked_of(processor: ProcessorMixin, text: str) -> str:
+    """A chat about one image, up to the answer."""
+    content = [{"type": "image"}, {"type": "text", "text": text}]
+    return processor.apply_chat_template(
+        [{"role": "user", "content": content}], add_generation_prompt=True
+    )
+
+
 @torch.no_grad()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
@@ -71,7 +79,7 @@ def main() -> None:
         "--out", type=Path, required=True, help="where captions and figures are written (json)"
     )
     parser.add_argument(
-        "--split", default="test", help="test, train, or held: the part of train left out"
+        "--split", default="test", help="a list of splits.json, or held: the part of train left out"
     )
     parser.add_argument("--limit", type=int, help="only the first photos")
     arguments = parser.parse_args()
@@ -79,18 +87,17 @@ def main() -> None:
     ids = photos(arguments.coco, arguments.split)[: arguments.limit]
     model = AutoModelForImageTextToText.from_pretrained(arguments.model, dtype=torch.float32).eval()
     processor = AutoProcessor.from_pretrained(arguments.model)
+    prompt, image = asked_of(processor, LONG[0]), processor.image_token
+    space = "" if prompt.endswith("\n") else " "
     yes, no = (
-        processor.tokenizer.encode(f" {word}", add_special_tokens=False)[0]
+        processor.tokenizer.encode(f"{space}{word}", add_special_tokens=False)[0]
         for word in ("Yes", "No")
     )
     every = sorted({name for i in ids for name in truths[str(i)]})
     chance, captions, asked = random.Random(0), {}, []
-    prompt = f"USER: <image>\n{LONG[0]} ASSISTANT:"
     for start in tqdm(range(0, len(ids), 16), mininterval=10):
         some = ids[start : start + 16]
-        images = [
-            Image.open(arguments.coco / "images" / f"{i:012d}.jpg").convert("RGB") for i in some
-        ]
+        images = [Image.open(file_of(arguments.coco, i)).convert("RGB") for i in some]
         given = processor(
             images=images, text=[prompt] * len(some), return_tensors="pt", padding=True
         )
@@ -108,7 +115,7 @@ def main() -> None:
             if there:
                 questions = processor.tokenizer(
                     [
-                        f"USER: {'<image>' * len(patches)}\n{ask(name)} ASSISTANT:"
+                        asked_of(processor, ask(name)).replace(image, image * len(patches))
                         for name in there + absent
                     ],
                     return_tensors="pt",

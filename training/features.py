@@ -43,21 +43,20 @@ def view_of(image: Image.Image, view: int, seed: int) -> Image.Image:
 
 @torch.no_grad()
 def compute(
-    tower: Dinov2Model, photos: Path, ids: list[int], view: int, out: Path, batch: int = 16
+    tower: Dinov2Model, photos: list[Path], view: int, out: Path, batch: int = 16
 ) -> np.memmap:
     """Features of one view of all photos: photo patch width, float16; made unless `out` is
-    complete.
+    complete. Crops are seeded by the number that a file is named by.
     """
-    shape = (len(ids), PATCHES, WIDTH)
+    shape = (len(photos), PATCHES, WIDTH)
     if out.exists():
         return np.memmap(out, np.float16, "r", shape=shape)
     partial = out.with_suffix(".partial")
     features = np.memmap(partial, np.float16, "w+", shape=shape)
-    for start in tqdm(range(0, len(ids), batch), desc=f"features, view {view}", mininterval=10):
-        some = ids[start : start + batch]
+    for start in tqdm(range(0, len(photos), batch), desc=f"features, view {view}", mininterval=10):
+        some = photos[start : start + batch]
         images = [
-            pixels(view_of(Image.open(photos / f"{i:012d}.jpg").convert("RGB"), view, i))
-            for i in some
+            pixels(view_of(Image.open(file).convert("RGB"), view, int(file.stem))) for file in some
         ]
         hidden = tower(torch.stack(images), output_hidden_states=True).hidden_states[-1]
         features[start : start + len(some)] = hidden[:, 1:].float().numpy().astype(np.float16)

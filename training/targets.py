@@ -13,6 +13,7 @@ __all__ = [
     "LONG",
     "SHORT",
     "Photo",
+    "agreed",
     "ask",
     "listing",
     "long_text",
@@ -32,7 +33,17 @@ SHORT = (
     "Describe the image briefly.",
 )
 LIST = "Which objects are in this image?"
-FIRST = ("The image shows {}.", "There is {} in the image.", "A photo of {}.")
+BESIDE = (
+    "{} can be seen too.",
+    "There is {} as well.",
+    "The photo also shows {}.",
+    "Next to this there is {}.",
+)
+FURTHER = 3  # objects that a long description names beside its caption
+PEOPLE = re.compile(
+    r"\b(baby|babies|batter|bride|catcher|couple|crowd|cyclist|family|father|groom|mother|pitcher"
+    r"|skateboarder|snowboarder|someone|toddler|wife|husband|hands?)s?\b"
+)
 PLURAL = {"skis", "scissors", "broccoli", "luggage"}
 
 
@@ -104,17 +115,28 @@ def plainest(photo: Photo) -> list[str]:
 
 
 def short_text(photo: Photo, chance: random.Random) -> str:
-    """One caption, or the objects in a sentence where there is no caption."""
-    if photo.captions:
-        return sentence(chance.choice(plainest(photo)))
-    return sentence(chance.choice(FIRST).format(listed(list(photo.visible)[:3] or ["scene"])))
+    """One caption; the photo must have one."""
+    return sentence(chance.choice(plainest(photo)))
 
 
 def long_text(photo: Photo, chance: random.Random) -> str:
-    """The visible objects, surest first, and a caption: naming them first grounds what follows."""
-    text = max((short_text(photo, chance) for _ in range(2)), key=len)
-    seen = list(photo.visible[:4])
-    return f"{sentence(FIRST[0].format(listed(seen)))} {text}" if seen and photo.captions else text
+    """One caption, and at most one sentence on visible objects that it does not name.
+
+    Two captions of a photo say the same in other words: who learns them repeats itself.
+    """
+    text = short_text(photo, chance)
+    said = mentioned(text, photo.visible) | ({"person"} if PEOPLE.search(text.lower()) else set())
+    rest = [name for name in photo.visible if name not in said][:FURTHER]
+    if not rest:
+        return text
+    chance.shuffle(rest)
+    return f"{text} {sentence(chance.choice(BESIDE).format(listed(rest)))}"
+
+
+def agreed(captions: tuple[str, ...], objects: tuple[str, ...]) -> tuple[str, ...]:
+    """Objects that at least two captions name, most often named first: people saw these."""
+    counts = {name: sum(name in mentioned(c, (name,)) for c in captions) for name in objects}
+    return tuple(sorted((n for n in objects if counts[n] > 1), key=lambda n: (-counts[n], n)))
 
 
 def listing(photo: Photo) -> str:

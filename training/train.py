@@ -31,6 +31,7 @@ from training.targets import (
     LONG,
     SHORT,
     Photo,
+    agreed,
     ask,
     listing,
     long_text,
@@ -63,7 +64,9 @@ CLASSES = [
 
 @dataclass
 class Data:
-    """Photos of the train split (the last `held` are kept out), and those known by captions alone."""
+    """Photos of the train splits (the last `held` are kept out), and those known by captions
+    alone.
+    """
 
     ids: list[int]
     photos: list[Photo]
@@ -72,21 +75,34 @@ class Data:
 
 
 def read(coco: Path, held: int = 150) -> Data:
-    """Read captions and objects; nothing of a test photo is kept."""
+    """Read captions and objects; nothing of a test photo is kept. Held out are photos of `train`,
+    the same ones whether there is a `train_more` or not.
+    """
     splits = json.loads((coco / "splits.json").read_text())
     objects = json.loads((coco / "objects_trainval2014.nltk.json").read_text())
     captions: dict[int, list[str]] = {}
-    for annotation in json.loads((coco / "captions_val2017.json").read_text())["annotations"]:
-        captions.setdefault(annotation["image_id"], []).append(annotation["caption"])
+    for file in sorted(coco.glob("captions_val20*.json"), reverse=True):
+        for annotation in json.loads(file.read_text())["annotations"]:
+            known = captions.setdefault(annotation["image_id"], [])
+            if annotation["caption"] not in known:
+                known.append(annotation["caption"])
     ids = sorted(splits["train"])
     random.Random(SEED).shuffle(ids)
+    ids = [*sorted(splits.get("train_more", ())), *ids]
 
     def photo(number: int) -> Photo:
-        there = tuple(objects.get(str(number), ()))
-        return Photo(tuple(captions.get(number, ())), there, there)
+        said, there = tuple(captions.get(number, ())), tuple(objects.get(str(number), ()))
+        return Photo(said, there, agreed(said, there))
 
-    others = sorted(set(captions) - set(splits["train"]) - set(splits["test"]))
+    used = {number for split in splits.values() for number in split}
+    others = sorted(set(captions) - used)
     return Data(ids, [photo(i) for i in ids], [photo(i) for i in others], held)
+
+
+def file_of(coco: Path, number: int) -> Path:
+    """Where a photo lies."""
+    file = coco / "images" / f"{number:012d}.jpg"
+    return file if file.exists() else coco / "images_more" / file.name
 
 
 class Projector(nn.Module):
@@ -125,7 +141,8 @@ def make_tokenizer(data: Data, file: Path) -> PreTrainedTokenizerFast:
     """A byte-level BPE of 3,072 tokens over the texts that will be taught."""
     if not file.exists():
         chance = random.Random(SEED)
-        texts = [long_text(p, chance) for p in data.photos + data.texts for _ in range(2)]
+        told = [p for p in data.photos + data.texts if p.captions]
+        texts = [long_text(p, chance) for p in told for _ in range(2)]
         texts += [sentence(c) for p in data.photos + data.texts for c in p.captions]
         texts += [*LONG, *SHORT, LIST, *map(ask, CLASSES), "USER: ASSISTANT: Yes. No."] * 20
         bpe = Tokenizer(models.BPE(unk_token=None))
@@ -221,13 +238,18 @@ class Trainer:
         labels = torch.tensor([t + [-100] * (width - len(t)) for _, t in rows])
         return self.decoder(input_ids=ids, attention_mask=(ids != PAD).long(), labels=labels).loss
 
+    def told(self) -> list[Photo]:
+        """What texts are made of: photos that are trained on, and others, with captions."""
+        photos = self.data.photos[: -self.data.held] + self.data.texts
+        return [photo for photo in photos if photo.captions]
+
     def text(self, steps: int) -> None:
         """Give the decoder a language prior."""
         file = self.work / "text.safetensors"
         if file.exists():
             self.decoder.load_state_dict(load_file(file), strict=False)
             return
-        photos = self.data.photos[: -self.data.held] + self.data.texts
+        photos = self.told()
         optimizer = adam(self.decoder.parameters(), 2e-3)
         for step in range(steps):
             rate(optimizer, 2e-3, step / steps)
@@ -265,8 +287,7 @@ class Trainer:
         made = [
             compute(
                 tower,
-                self.coco / "images",
-                sorted(self.data.ids),
+                [file_of(self.coco, number) for number in sorted(self.data.ids)],
                 view,
                 self.work / f"train.{view}.f16",
             )
@@ -359,9 +380,10 @@ class Trainer:
         self, photo: Photo, chance: random.Random, questions: int = 4
     ) -> list[tuple[list[int], list[int], bool]]:
         """Everything asked of one photo: ids, labels, and whether it is a yes/no question."""
-        turns = [(*self.dialogue(chance.choice(LONG), long_text(photo, chance)), False)]
-        turns.append((*self.dialogue(chance.choice(SHORT), short_text(photo, chance)), False))
-        turns.append((*self.dialogue(LIST, listing(photo)), False))
+        turns = [(*self.dialogue(LIST, listing(photo)), False)]
+        if photo.captions:  # a sentence made of names alone would be learned as a habit
+            turns.append((*self.dialogue(chance.choice(LONG), long_text(photo, chance)), False))
+            turns.append((*self.dialogue(chance.choice(SHORT), short_text(photo, chance)), False))
         there = [name for name in photo.objects if name in CLASSES]
         weights = [
             0.0 if name in there else f for name, f in zip(CLASSES, self.frequency, strict=True)
@@ -462,7 +484,7 @@ class Trainer:
             )
         places = list(range(len(self.data.ids) - self.data.held))
         held = list(range(len(places), len(self.data.ids)))
-        texts = self.data.photos[: len(places)] + self.data.texts
+        texts = self.told()
         modules.train()
         while step < steps:
             rate(optimizer, peak, step / steps)
