@@ -10,7 +10,8 @@ LvlmFixError
 └── DataError         a file (head table, captions, answers, annotations) that cannot be used
 """
 
-__all__ = ["DataError", "ImageError", "InputError", "LvlmFixError", "ModelError", "PluginError", "SettingError",
+__all__ = ["DataError", "ImageError", "InputError", "LvlmFixError", "ModelError", "PluginError",
+"SettingError",
            "UnknownNameError"]  # fmt: skip
 
 

@@ -42,7 +42,8 @@ class Methods(Mapping[str, type[Method]]):
             if point.name in self._built_in or point.name in found:
                 owner = _owner(found[point.name]) if point.name in found else "lvlm-fix itself"
                 raise PluginError(
-                    f"{_owner(point)} brings a method {point.name!r}, a name that {owner} has; rename it"
+                    f"{_owner(point)} brings a method {point.name!r}, a name that {owner} has;"
+                    " rename it"
                 )
             found[point.name] = point
         return found
@@ -61,12 +62,14 @@ def _load(point: EntryPoint) -> type[Method]:
     except Exception as error:  # whatever the package does wrong
         reason = f"{type(error).__name__}: {error}"
         raise PluginError(
-            f"{_owner(point)}: its method {point.name!r} cannot be loaded from {point.value}: {reason}"
+            f"{_owner(point)}: its method {point.name!r} cannot be loaded from {point.value}:"
+            f" {reason}"
         ) from error
     if name is None:
         raise PluginError(f"{_owner(point)}: {point.value} is not a subclass of lvlm_fix.Method")
     if name != point.name:
         raise PluginError(
-            f"{_owner(point)}: {point.value} is called {name!r}, its entry point {point.name!r}; name it so"
+            f"{_owner(point)}: {point.value} is called {name!r}, its entry point {point.name!r};"
+            " name it so"
         )
     return kind

@@ -109,7 +109,8 @@ def vhr(
 
 @contextmanager
 def var(
-    model: PreTrainedModel, ids: Tensor, channels: list[int], *, tau: float, share: float, ratio: float,
+    model: PreTrainedModel, ids: Tensor, channels: list[int], *, tau: float, share: float,
+    ratio: float,
     image_share: float, image_token: int,
 ) -> Iterator[list[int]]:  # fmt: skip
     """VAR over full maps in plain loops; yields a list that collects how many rows changed. Needs a
@@ -185,7 +186,8 @@ def var(
 
 @contextmanager
 def rows(
-    model: PreTrainedModel, ids: Tensor, image_token: int, edit: Callable[..., Tensor], acting: set[int], last: bool,
+    model: PreTrainedModel, ids: Tensor, image_token: int, edit: Callable[..., Tensor],
+    acting: set[int], last: bool,
     on_weights: bool,
 ) -> Iterator[None]:  # fmt: skip
     """Edit one row of all heads at a time over full maps: its logits, or its weights given the

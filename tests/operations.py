@@ -50,7 +50,9 @@ def operations(methods: list[lf.Method]) -> tuple[Counter[str], int]:
 
 
 def added(methods: list[lf.Method]) -> tuple[float, Counter[str], Counter[str]]:
-    """Operations that methods add per layer; by name, what they add, and what makes the host wait."""
+    """Operations that methods add per layer; by name, what they add, and what makes the
+    host wait.
+    """
     (plain, layers), (found, _) = operations([]), operations(methods)
     more = Counter({name: found[name] - plain[name] for name in found | plain})
     waits = Counter({name: count for name, count in more.items() if name in WAITS and count > 0})

@@ -124,10 +124,10 @@ def test_the_command_writes_a_checkpoint_that_it_can_prove(
 
 def test_it_loads_with_plain_transformers_and_no_trace_of_this_package(folder: Path) -> None:
     code = (
-        "import sys; from transformers import AutoModelForImageTextToText as m, AutoProcessor as p\n"
-        f"model = m.from_pretrained({str(folder)!r}); p.from_pretrained({str(folder)!r})\n"
-        "assert not any(name.startswith('lvlm') for name in sys.modules)\n"
-        "print(type(model).__name__, model.config._attn_implementation)"
+        "import sys; from transformers import AutoModelForImageTextToText as m, AutoProcessor as"
+        f" p\nmodel = m.from_pretrained({str(folder)!r});"
+        f" p.from_pretrained({str(folder)!r})\nassert not any(name.startswith('lvlm') for name in"
+        " sys.modules)\nprint(type(model).__name__, model.config._attn_implementation)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["LlavaForConditionalGeneration", "sdpa"]

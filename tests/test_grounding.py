@@ -78,7 +78,8 @@ def test_a_words_value_is_the_mean_of_vhd_and_the_sum_of_log_probabilities() -> 
     # head 1 of tokens 0 and 1: 6..11 and 18..23
     assert found.look(0, [(0, 1)]).tolist() == [[12.0, 13.0, 14.0], [15.0, 16.0, 17.0]]
     assert found.as_dict(1)["words"][1] == {
-        "word": "sat", "start": 7, "end": 10, "t_vhd": 0.5, "log_probability": -4.0, "image_gain": -1.0,
+        "word": "sat", "start": 7, "end": 10, "t_vhd": 0.5, "log_probability": -4.0,
+        "image_gain": -1.0,
         "weak": True,
     }  # fmt: skip
     with pytest.raises(lf.SettingError, match="signal must be one of"):

@@ -203,7 +203,8 @@ def test_an_effect_is_the_change_of_the_words_log_probability_without_the_head(
         hook = projection.register_forward_pre_hook(silence) if silenced else None
         with torch.no_grad():
             logits = model(
-                input_ids=full, attention_mask=torch.ones_like(full), pixel_values=inputs["pixel_values"]
+                input_ids=full, attention_mask=torch.ones_like(full),
+                pixel_values=inputs["pixel_values"]
             ).logits[0].log_softmax(-1)  # fmt: skip
         if hook is not None:
             hook.remove()

@@ -201,7 +201,8 @@ def test_act_shrinks_the_sinks_of_a_head_and_gives_their_mass_to_the_rest_in_pro
     edited = method.attention_weights(rows, seen)
     # head 0: 0.3 of 0.5 is freed, over 0.5 of others: they grow by 0.6; head 1: 0.06 over 0.9
     torch.testing.assert_close(edited[0, 0, 0], torch.tensor([0.32, 0.16, 0.2, 0.16, 0.16]))
-    torch.testing.assert_close(edited[0, 1, 0], torch.tensor([0.2, 0.1, 0.5, 0.1, 0.1]) * (1 + 0.06 / 0.9) * (
+    torch.testing.assert_close(edited[0, 1, 0], torch.tensor([0.2, 0.1, 0.5, 0.1,
+    0.1]) * (1 + 0.06 / 0.9) * (
         torch.tensor([1, 1, 1, 0.0, 1])) + torch.tensor([0, 0, 0, 0.04, 0]))  # fmt: skip
     torch.testing.assert_close(edited.sum(-1), torch.ones(1, 2, 1))
     chosen = lf.ACT(threshold=2.0, remaining=0.4, table=TWO)

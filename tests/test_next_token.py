@@ -270,7 +270,7 @@ def test_early_layers_are_read_only_where_the_head_gives_the_models_own_logits()
 
 
 # by hand
-# -----------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------
 
 
 def seen(method: Method, found: torch.Tensor, step: int = 0) -> AtToken:

@@ -25,12 +25,12 @@ from training.tower import MEAN, SIDE, STD, load_tower
 __all__ = ["export"]
 
 TEMPLATE = (
-    "{% for message in messages %}{{ message['role'].upper() }}: "
-    "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
-    "{% for part in message['content'] if part['type'] == 'image' %}<image>\n{% endfor %}"
-    "{% for part in message['content'] if part['type'] == 'text' %}{{ part['text'] }}{% endfor %}{% endif %}"
-    "{% if message['role'] == 'user' %}{{ ' ' }}{% else %}{{ eos_token }}{% endif %}{% endfor %}"
-    "{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
+    "{% for message in messages %}{{ message['role'].upper() }}: {% if message['content'] is string"
+    " %}{{ message['content'] }}{% else %}{% for part in message['content'] if part['type'] =="
+    " 'image' %}<image>\n{% endfor %}{% for part in message['content'] if part['type'] == 'text'"
+    " %}{{ part['text'] }}{% endfor %}{% endif %}{% if message['role'] == 'user' %}{{ ' ' }}{% else"
+    " %}{{ eos_token }}{% endif %}{% endfor %}{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{%"
+    " endif %}"
 )
 
 
@@ -41,7 +41,9 @@ def export(
     tokenizer: PreTrainedTokenizerFast,
     out: Path,
 ) -> None:
-    """Write the model and its processor to `out` in float16; files already there (the card) stay."""
+    """Write the model and its processor to `out` in float16; files already there (the
+    card) stay.
+    """
     tower = load_tower()
     image = tokenizer.convert_tokens_to_ids("<image>")
     model = LlavaForConditionalGeneration(

@@ -78,7 +78,9 @@ def listed(names: list[str]) -> str:
 def mentioned(text: str, names: tuple[str, ...]) -> set[str]:
     """Objects that a text plainly names (by COCO name or by words common in captions)."""
     spoken = {
-        "person": r"(man|men|woman|women|person|people|boy|girl|child|children|lady|guy|player|rider|kid|skier|surfer)s?",
+        "person": (
+            r"(man|men|woman|women|person|people|boy|girl|child|children|lady|guy|player|rider|kid|skier|surfer)s?"
+        ),
         "dining table": r"(table|desk)s?",
         "couch": r"(couch|sofa)(es|s)?",
         "tv": r"(tv|television|monitor)s?",
@@ -108,7 +110,9 @@ def mentioned(text: str, names: tuple[str, ...]) -> set[str]:
 
 
 def plainest(photo: Photo) -> list[str]:
-    """The captions that name the fewest objects the features do not show: others teach to invent."""
+    """The captions that name the fewest objects the features do not show: others teach
+    to invent.
+    """
     hidden = tuple(name for name in photo.objects if name not in photo.visible)
     faults = {caption: len(mentioned(caption, hidden)) for caption in photo.captions}
     return [caption for caption in photo.captions if faults[caption] == min(faults.values())]

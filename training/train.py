@@ -50,14 +50,22 @@ KEEP = 200  # steps between checkpoints
 SPECIAL = ["<pad>", "<s>", "</s>", "<image>", "<unk>"]
 PAD, BOS, EOS, IMAGE = range(4)
 CLASSES = [
-    "person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat", "traffic light",
-    "fire hydrant", "stop sign", "parking meter", "bench", "bird", "cat", "dog", "horse", "sheep", "cow",
-    "elephant", "bear", "zebra", "giraffe", "backpack", "umbrella", "handbag", "tie", "suitcase", "frisbee",
-    "skis", "snowboard", "sports ball", "kite", "baseball bat", "baseball glove", "skateboard", "surfboard",
-    "tennis racket", "bottle", "wine glass", "cup", "fork", "knife", "spoon", "bowl", "banana", "apple",
-    "sandwich", "orange", "broccoli", "carrot", "hot dog", "pizza", "donut", "cake", "chair", "couch",
-    "potted plant", "bed", "dining table", "toilet", "tv", "laptop", "mouse", "remote", "keyboard", "cell phone",
-    "microwave", "oven", "toaster", "sink", "refrigerator", "book", "clock", "vase", "scissors", "teddy bear",
+    "person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat",
+    "traffic light",
+    "fire hydrant", "stop sign", "parking meter", "bench", "bird", "cat", "dog", "horse", "sheep",
+    "cow",
+    "elephant", "bear", "zebra", "giraffe", "backpack", "umbrella", "handbag", "tie", "suitcase",
+    "frisbee",
+    "skis", "snowboard", "sports ball", "kite", "baseball bat", "baseball glove", "skateboard",
+    "surfboard",
+    "tennis racket", "bottle", "wine glass", "cup", "fork", "knife", "spoon", "bowl", "banana",
+    "apple",
+    "sandwich", "orange", "broccoli", "carrot", "hot dog", "pizza", "donut", "cake", "chair",
+    "couch",
+    "potted plant", "bed", "dining table", "toilet", "tv", "laptop", "mouse", "remote", "keyboard",
+    "cell phone",
+    "microwave", "oven", "toaster", "sink", "refrigerator", "book", "clock", "vase", "scissors",
+    "teddy bear",
     "hair drier", "toothbrush",
 ]  # fmt: skip
 
@@ -106,7 +114,9 @@ def file_of(coco: Path, number: int) -> Path:
 
 
 class Projector(nn.Module):
-    """LLaVA's projector, behind a normalisation of the features that is folded into it on export."""
+    """LLaVA's projector, behind a normalisation of the features that is folded into it
+    on export.
+    """
 
     def __init__(self, mean: Tensor, deviation: Tensor) -> None:
         super().__init__()
@@ -157,7 +167,8 @@ def make_tokenizer(data: Data, file: Path) -> PreTrainedTokenizerFast:
         )
         bpe.save(str(file))
     return PreTrainedTokenizerFast(
-        tokenizer_file=str(file), bos_token="<s>", eos_token="</s>", pad_token="<pad>", unk_token="<unk>",
+        tokenizer_file=str(file), bos_token="<s>", eos_token="</s>", pad_token="<pad>",
+        unk_token="<unk>",
         additional_special_tokens=["<image>"], padding_side="left", model_max_length=2048,
     )  # fmt: skip
 
@@ -173,8 +184,10 @@ def make_decoder(vocabulary: int) -> LlamaForCausalLM:
     """Six layers of 256, eight heads, tied embeddings."""
     decoder = LlamaForCausalLM(
         LlamaConfig(
-            vocab_size=vocabulary, hidden_size=WIDTH, intermediate_size=704, num_hidden_layers=6, num_attention_heads=8,
-            num_key_value_heads=8, max_position_embeddings=2048, tie_word_embeddings=True, bos_token_id=BOS,
+            vocab_size=vocabulary, hidden_size=WIDTH, intermediate_size=704, num_hidden_layers=6,
+            num_attention_heads=8,
+            num_key_value_heads=8, max_position_embeddings=2048, tie_word_embeddings=True,
+            bos_token_id=BOS,
             eos_token_id=EOS, pad_token_id=PAD,
         )
     )  # fmt: skip
@@ -261,7 +274,9 @@ class Trainer:
         write(self.decoder.state_dict(), file)
 
     def start(self, folder: Path) -> None:
-        """Go on from an exported folder with this tokenizer, in place of the stage on text alone."""
+        """Go on from an exported folder with this tokenizer, in place of the stage on
+        text alone.
+        """
         saved = load_file(folder / "model.safetensors")
         language, projector = "language_model.model.", "multi_modal_projector."
         self.decoder.model.load_state_dict(
@@ -504,7 +519,8 @@ class Trainer:
                     average[name].lerp_(value, 1 - decay)
             if step % 50 == 0:
                 print(
-                    f"joint step {step}/{steps} text {text:.3f} yes/no {closed:.3f} align {aligned:.4f}",
+                    f"joint step {step}/{steps} text {text:.3f} yes/no {closed:.3f} align"
+                    f" {aligned:.4f}",
                     flush=True,
                 )
             if step % KEEP == 0 or step == steps:

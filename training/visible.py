@@ -1,4 +1,6 @@
-"""Which of a photo's objects its features show: a small detector that never saw the photo says so."""
+"""Which of a photo's objects its features show: a small detector that never saw the
+photo says so.
+"""
 
 from __future__ import annotations
 

@@ -75,7 +75,8 @@ def build(engine: Engine, model: str = "tiny", free_model: bool = True) -> gr.Bl
         with gr.Row(elem_classes="page"):
             with gr.Column(scale=4, min_width=300, elem_classes="asking"):
                 photo = gr.Image(
-                    type="filepath", image_mode=None, sources=["upload", "webcam", "clipboard"], label="Photo",
+                    type="filepath", image_mode=None, sources=["upload", "webcam", "clipboard"],
+                    label="Photo",
                     height=260, buttons=[], elem_id="photo",
                 )  # fmt: skip
                 gr.Examples(
@@ -88,7 +89,8 @@ def build(engine: Engine, model: str = "tiny", free_model: bool = True) -> gr.Bl
                     DESCRIBE, label="Prompt", lines=2, max_lines=4, elem_id="prompt"
                 )
                 methods = gr.Dropdown(
-                    list(lf.METHODS), value=["vhr"], multiselect=True, max_choices=3, elem_id="methods",
+                    list(lf.METHODS), value=["vhr"], multiselect=True, max_choices=3,
+                    elem_id="methods",
                     label="Methods, in the order they act",
                 )  # fmt: skip
                 groups, fields, controls = _settings(methods)
@@ -97,7 +99,8 @@ def build(engine: Engine, model: str = "tiny", free_model: bool = True) -> gr.Bl
                         8, TOKENS, value=64, step=8, label="Longest text, tokens", elem_id="tokens"
                     )
                     name = gr.Textbox(
-                        model, label="Model: a name on the hub, a folder, or “tiny”", interactive=free_model,
+                        model, label="Model: a name on the hub, a folder, or “tiny”",
+                        interactive=free_model,
                         max_lines=1, elem_id="model",
                     )  # fmt: skip
 
@@ -129,7 +132,8 @@ def build(engine: Engine, model: str = "tiny", free_model: bool = True) -> gr.Bl
                     with gr.Row(elem_classes="legend-row"):
                         gr.HTML(present.legend(), elem_id="legend")
                         signal = gr.Radio(
-                            [(label, key) for key, label in present.SIGNS.items()], value=SIGNAL, elem_id="signal",
+                            [(label, key) for key, label in present.SIGNS.items()], value=SIGNAL,
+                            elem_id="signal",
                             label="Shade words by",
                         )  # fmt: skip
                     with gr.Row(elem_classes="looks"):
@@ -145,7 +149,8 @@ def build(engine: Engine, model: str = "tiny", free_model: bool = True) -> gr.Bl
                     cards = gr.HTML(present.EVERY, elem_id="cards")
                 with gr.Tab("Yes or no"):
                     question = gr.Textbox(
-                        "Is there a dog in the image?", label="A question about the photo, as POPE asks", max_lines=2,
+                        "Is there a dog in the image?",
+                        label="A question about the photo, as POPE asks", max_lines=2,
                         elem_id="question",
                     )  # fmt: skip
                     with gr.Row(elem_classes="acts"):
@@ -353,8 +358,10 @@ def serve(
     page.queue(max_size=QUEUE, api_open=False)
     font = ["system-ui", "-apple-system", "Segoe UI", "sans-serif"]
     _, address, _ = page.launch(
-        server_name=host, server_port=port, share=False, quiet=True, prevent_thread_lock=True, max_file_size=UPLOAD,
-        footer_links=[], enable_monitoring=False, ssr_mode=False, state_session_capacity=64, head=HEAD,
+        server_name=host, server_port=port, share=False, quiet=True, prevent_thread_lock=True,
+        max_file_size=UPLOAD,
+        footer_links=[], enable_monitoring=False, ssr_mode=False, state_session_capacity=64,
+        head=HEAD,
         theme=gr.themes.Base(primary_hue="teal", neutral_hue="slate", font=font, font_mono=MONO),
         css_paths=str(files("lvlm_demo") / "style.css"),
     )  # fmt: skip

@@ -36,7 +36,10 @@ __all__ = [
 ]
 
 LEVELS = ("weakest", "weaker", "stronger", "strongest")  # only the first two are marked
-TITLE = "<header><h1>lvlm-fix</h1><p>What does the model invent, and what changes when a method acts?</p></header>"
+TITLE = (
+    "<header><h1>lvlm-fix</h1><p>What does the model invent, and what changes when a method"
+    " acts?</p></header>"
+)
 EVERY = (
     "<p class=empty>Every method, with its own defaults, on the photo and prompt at the side.</p>"
 )
@@ -83,15 +86,19 @@ def telling(told: Told, side: int, signal: str, going: bool = False) -> str:
             )
         place = word.end
     out.append(escape(told.text[place:]))
-    return f'<div class="text"><p>{"".join(out)}{_caret() if going else ""}</p>{"" if going else _facts(told)}</div>'
+    return (
+        f'<div class="text"><p>{"".join(out)}{_caret() if going else ""}</p>'
+        f"{'' if going else _facts(told)}</div>"
+    )
 
 
 def legend() -> str:
     """What shade and line mean, in words."""
     samples = "".join(f'<span class="w {name}">{name}</span>' for name in LEVELS[:2])
     return (
-        f'<div class="legend"><span>Least grounded quarter and second quarter of a text’s words:</span> {samples} '
-        "<span><s>object</s><sup>✗</sup> not in the photo (known for the samples)</span></div>"
+        '<div class="legend"><span>Least grounded quarter and second quarter of a text’s'
+        f" words:</span> {samples} <span><s>object</s><sup>✗</sup> not in the photo (known for the"
+        " samples)</span></div>"
     )
 
 
@@ -148,7 +155,10 @@ def status(message: str, busy: bool = False, error: bool = False) -> str:
         return '<div class="status" role="status"></div>'
     kind, role = ("error", "alert") if error else ("busy" if busy else "done", "status")
     sign = "<span class=sign aria-hidden=true>!</span>" if error else ""
-    return f'<div class="status {kind}" role="{role}">{sign}<span>{escape(message[:1].upper() + message[1:])}</span></div>'
+    return (
+        f'<div class="status {kind}"'
+        f' role="{role}">{sign}<span>{escape(message[:1].upper() + message[1:])}</span></div>'
+    )
 
 
 # where it looked
@@ -211,10 +221,11 @@ def looked(
     rings = " ○ draws attention for every word (visual sink)." if len(marks) > 1 else ""
     heat_map = _data(Image.fromarray((paint * 255).astype(np.uint8)), "PNG")
     return (
-        f'<figure class="look"><div class="stack"><img src="{_data(small, "JPEG")}" alt="the photo">'
-        f'<img class="heat" src="{heat_map}" alt="heat map for {text}"><svg>{"".join(marks)}</svg></div>'
-        f"<figcaption>Where {who} looked for <b>“{text}”</b>: {heat.sum():.0%} of the attention is on the picture. "
-        f"+ is the brightest patch.{rings}</figcaption></figure>"
+        f'<figure class="look"><div class="stack"><img src="{_data(small, "JPEG")}" alt="the'
+        f' photo"><img class="heat" src="{heat_map}" alt="heat map for'
+        f' {text}"><svg>{"".join(marks)}</svg></div><figcaption>Where {who} looked for'
+        f" <b>“{text}”</b>: {heat.sum():.0%} of the attention is on the picture. + is the brightest"
+        f" patch.{rings}</figcaption></figure>"
     )
 
 
@@ -227,18 +238,21 @@ def head_map(found: Grounding, word: int, head: tuple[int, int] | None = None) -
     rows = []
     for layer in reversed(range(values.shape[0])):
         cells = "".join(
-            f'<button type="button" data-pick="head:{layer}:{i}" class="h{" ringed" if (layer, i) in ringed else ""}'
-            f'{" picked" if (layer, i) == head else ""}" title="layer {layer}, head {i}: VHD {values[layer, i]:.2f}" '
-            f'aria-label="layer {layer}, head {i}"><i style="--v:{values[layer, i] / most:.2f}"></i></button>'
+            f'<button type="button" data-pick="head:{layer}:{i}"'
+            f' class="h{" ringed" if (layer, i) in ringed else ""}'
+            f'{" picked" if (layer, i) == head else ""}"'
+            f' title="layer {layer}, head {i}: VHD {values[layer, i]:.2f}" aria-label="layer'
+            f' {layer}, head {i}"><i style="--v:{values[layer, i] / most:.2f}"></i></button>'
             for i in range(values.shape[1])
         )
         rows.append(f'<div class="layer"><span>{layer}</span>{cells}</div>')
     text = escape(found.words[word].text)
     return (
-        f'<figure class="heads"><div class="grid" style="--n:{values.shape[1]}">{"".join(rows)}</div>'
-        f"<figcaption>How far the image moves each head for <b>“{text}”</b> (VHD): layers upwards, heads to the right, "
-        "larger is further. Ringed: the heads of the heat map. Click one to see where it alone looked.</figcaption>"
-        "</figure>"
+        '<figure class="heads"><div class="grid"'
+        f' style="--n:{values.shape[1]}">{"".join(rows)}</div><figcaption>How far the image moves'
+        f" each head for <b>“{text}”</b> (VHD): layers upwards, heads to the right, larger is"
+        " further. Ringed: the heads of the heat map. Click one to see where it alone"
+        " looked.</figcaption></figure>"
     )
 
 
@@ -269,14 +283,15 @@ def compared(names: Sequence[str], done: Sequence[Told], going: bool) -> str:
 def answers(question: str, names: Sequence[str], done: Sequence[Told]) -> str:
     """A yes/no question and its answers."""
     cards = "".join(
-        f'<section class="card answer"><h3>{escape(name)}</h3><p class="big">{escape(told.text) or "…"}</p></section>'
+        f'<section class="card answer"><h3>{escape(name)}</h3><p'
+        f' class="big">{escape(told.text) or "…"}</p></section>'
         for name, told in zip(names, done, strict=False)
     )
     return f'<p class="question">{escape(question)}</p><div class="cards two">{cards}</div>'
 
 
 # the picture
-# ---------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------
 
 
 def before_after(photo: Image.Image, sides: Sequence[tuple[str, Told]]) -> Figure:

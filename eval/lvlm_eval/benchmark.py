@@ -25,18 +25,31 @@ from lvlm_fix.objects.vocabulary import PAIRS, SYNONYMS
 __all__ = ["measure", "plain_nodes"]
 
 _SENTENCES = [
-    "The image features a man and two women sitting at a dining table with several wine glasses and a potted plant.",
-    "In the background, there are three horses, a stop sign, and a truck parked next to the parking meter.",
-    "A person is skiing down the slope while others are standing near the benches, possibly taking a break.",
+    (
+        "The image features a man and two women sitting at a dining table with several wine glasses"
+        " and a potted plant."
+    ),
+    (
+        "In the background, there are three horses, a stop sign, and a truck parked next to the"
+        " parking meter."
+    ),
+    (
+        "A person is skiing down the slope while others are standing near the benches, possibly"
+        " taking a break."
+    ),
     "The kitchen has a refrigerator, an oven, a sink, and a bowl of oranges placed on the counter.",
 ]
 _TREEBANK = [
     (re.compile(pattern), replacement)
     for pattern, replacement in (
-        (r"([«“‘„]|[`]+)", r" \1 "), (r"^\"", r"``"), (r"(``)", r" \1 "), (r"([ \(\[{<])(\"|\'{2})", r"\1 `` "),
-        (r"([^\.])(\.)([\]\)}>\"\'»”’ ]*)\s*$", r"\1 \2 \3 "), (r"([:,])([^\d])", r" \1 \2"), (r"([:,])$", r" \1 "),
-        (r"\.{2,}", r" \g<0> "), (r"[;@#$%&]", r" \g<0> "), (r"[?!]", r" \g<0> "), (r"([^'])' ", r"\1 ' "),
-        (r"[*]", r" \g<0> "), (r"[\]\[\(\)\{\}\<\>]", r" \g<0> "), (r"--", r" -- "), (r"([»”’])", r" \1 "),
+        (r"([«“‘„]|[`]+)", r" \1 "), (r"^\"", r"``"), (r"(``)", r" \1 "), (r"([ \(\[{<])(\"|\'{2})",
+        r"\1 `` "),
+        (r"([^\.])(\.)([\]\)}>\"\'»”’ ]*)\s*$", r"\1 \2 \3 "), (r"([:,])([^\d])", r" \1 \2"),
+        (r"([:,])$", r" \1 "),
+        (r"\.{2,}", r" \g<0> "), (r"[;@#$%&]", r" \g<0> "), (r"[?!]", r" \g<0> "), (r"([^'])' ",
+        r"\1 ' "),
+        (r"[*]", r" \g<0> "), (r"[\]\[\(\)\{\}\<\>]", r" \g<0> "), (r"--", r" -- "), (r"([»”’])",
+        r" \1 "),
         (r"''", r" '' "), (r"\"", r" '' "), (r"([^' ])('[sS]|'[mM]|'[dD]|') ", r"\1 \2 "),
         (r"([^' ])('ll|'re|'ve|n't) ", r"\1 \2 "), (r"(?i)\b(can)(not)\b", r" \1 \2 "),
     )
@@ -88,9 +101,12 @@ def _tag(tokens: list[str]) -> list[str]:
     before, earlier, tags = "-START-", "-START2-", list[str]()
     for i, word in enumerate(tokens, 2):
         features = (
-            "bias", f"suffix {word[-3:]}", f"pref {word[0]}", f"-1 tag {before}", f"-2 tag {earlier}",
-            f"tags {before} {earlier}", f"word {word}", f"-1 tag word {before} {word}", f"-1 word {context[i - 1]}",
-            f"-1 suffix {context[i - 1][-3:]}", f"-2 word {context[i - 2]}", f"+1 word {context[i + 1]}",
+            "bias", f"suffix {word[-3:]}", f"pref {word[0]}", f"-1 tag {before}",
+            f"-2 tag {earlier}",
+            f"tags {before} {earlier}", f"word {word}", f"-1 tag word {before} {word}",
+            f"-1 word {context[i - 1]}",
+            f"-1 suffix {context[i - 1][-3:]}", f"-2 word {context[i - 2]}",
+            f"+1 word {context[i + 1]}",
             f"+1 suffix {context[i + 1][-3:]}", f"+2 word {context[i + 2]}",
         )  # fmt: skip
         sums: dict[str, float] = defaultdict(float)

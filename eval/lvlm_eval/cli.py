@@ -102,8 +102,8 @@ def score_pope(
         )
     if (misread := pope.doubtful(given.values())) and rule == "published":
         print(
-            f"lvlm-fix: {misread} of {len(given)} answers begin with a yes or no that the published "
-            "rule reads the other way: see --rule strict",
+            f"lvlm-fix: {misread} of {len(given)} answers begin with a yes or no that the published"
+            " rule reads the other way: see --rule strict",
             file=sys.stderr,
         )
     _show(pope.score(rows, seed) | {"doubtful": misread}, as_json)
@@ -350,7 +350,10 @@ def grounding_command(
         "signal",
         "AUROC",
         "average precision",
-        title=f"{result['invented']} of {result['object_words']} object words invented, {result['photos']} photos",
+        title=(
+            f"{result['invented']} of {result['object_words']} object words invented,"
+            f" {result['photos']} photos"
+        ),
     )
     for name, figures in result["signals"].items():
         cells = (
@@ -367,7 +370,8 @@ def _settings(pairs: list[str], methods: list[str]) -> dict[str, str]:
     for key, value in given.items():
         if key.partition(".")[0] not in named:
             raise SettingError(
-                f"--set {key}={value} is for a method that is not run; the methods are {', '.join(sorted(named))}"
+                f"--set {key}={value} is for a method that is not run; the methods are"
+                f" {', '.join(sorted(named))}"
             )
     return given
 
@@ -408,7 +412,8 @@ def _table(title: str, methods: Mapping[str, Mapping[str, Any]]) -> None:
                 row.append(cell(name, found, figures["ci"].get(name)))
             elif "draws" in found:
                 row.append(
-                    f"{cell(name, found['value'])} in {cell(name, found['mean'], found['range'])} p {found['p']:.3f}"
+                    f"{cell(name, found['value'])} in {cell(name, found['mean'], found['range'])} p"
+                    f" {found['p']:.3f}"
                 )
             else:
                 row.append(

@@ -131,7 +131,9 @@ def read_synonyms(path: Path | None) -> dict[str, str | None]:
 def truth_of(
     data: Path, file: Path | None, dialect: Dialect = "published", synonyms: Path | None = None
 ) -> Truth:
-    """The truth from an objects file if one is given, else from the annotations of a COCO folder."""
+    """The truth from an objects file if one is given, else from the annotations of a
+    COCO folder.
+    """
     if file is not None:
         return read_truth(file)
     return annotated_truth(data, dialect, synonyms=read_synonyms(synonyms))
@@ -156,7 +158,8 @@ def annotated_truth(
     )
     if not any(path.name.startswith("instances_") for path in files):
         raise DataError(
-            f"no annotations/instances_*.json in {str(data)!r}; give a COCO folder or an objects file"
+            f"no annotations/instances_*.json in {str(data)!r}; give a COCO folder or an objects"
+            " file"
         )
     stamps = [f"{path.resolve()} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in files]
     digest = hashlib.sha256(

@@ -160,7 +160,9 @@ def control(methods: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 def _together(
     run: Run,
 ) -> dict[str | None, tuple[dict[int, pope.Question], dict[str, dict[int, str]]]]:
-    """Questions and answers by method, of every split, and of all of them (None) under new numbers."""
+    """Questions and answers by method, of every split, and of all of them (None) under
+    new numbers.
+    """
     out: dict[str | None, tuple[dict[int, pope.Question], dict[str, dict[int, str]]]] = {}
     asked: dict[int, pope.Question] = {}
     given: dict[str, dict[int, str]] = {method: {} for method in run.methods}
@@ -208,7 +210,8 @@ def _matched(run: Run, method: str, dialect: Dialect) -> tuple[Array, Array]:
 def _finished(path: Path) -> Path:
     if not path.exists():
         raise DataError(
-            f"{path.parent} is not finished: {path.name} is missing; run the same command again to resume"
+            f"{path.parent} is not finished: {path.name} is missing; run the same command again to"
+            " resume"
         )
     return path
 
@@ -217,5 +220,6 @@ def _same(path: Path, found: list[int], expected: list[int]) -> None:
     if found != expected:
         odd = sorted(set(found) ^ set(expected))
         raise DataError(
-            f"{path} does not hold the samples of the run: {len(found)} of {len(expected)}, first odd {odd[:1]}"
+            f"{path} does not hold the samples of the run: {len(found)} of {len(expected)}, first"
+            f" odd {odd[:1]}"
         )

@@ -94,8 +94,8 @@ def score(captions: Sequence[Mentions], seed: int = 0, draws: int = DRAWS) -> di
     invented = np.array([flag for one in captions for flag in one.invented], dtype=np.float64)
     if not len(invented) or invented.min() == invented.max():
         raise DataError(
-            f"nothing to tell apart: {int(invented.sum())} of {len(invented)} object words in {len(captions)} captions "
-            "are invented"
+            f"nothing to tell apart: {int(invented.sum())} of {len(invented)} object words in"
+            f" {len(captions)} captions are invented"
         )
     photo = np.array([i for i, one in enumerate(captions) for _ in one.invented])
     rng = np.random.default_rng(seed)

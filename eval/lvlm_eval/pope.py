@@ -193,7 +193,8 @@ def columns(
     """
     if unknown := [key for key in answers if key not in questions]:
         raise DataError(
-            f"{len(unknown)} of {len(answers)} answers have no question (first: question_id {unknown[0]})"
+            f"{len(unknown)} of {len(answers)} answers have no question (first: question_id"
+            f" {unknown[0]})"
         )
     rows: dict[str, Array] = {}
     for key, answer in answers.items():
@@ -209,7 +210,9 @@ def columns(
 
 
 def figures(sums: Array) -> dict[str, Array]:
-    """The figures from sums of `columns`; the last axis holds n, tp, fp, tn, fn, yes, unreadable."""
+    """The figures from sums of `columns`; the last axis holds n, tp, fp, tn, fn, yes,
+    unreadable.
+    """
     n, tp, fp, tn, fn, yes, unreadable = np.moveaxis(sums, -1, 0)
     return {
         "accuracy": ratio(tp + tn, n),

@@ -1,4 +1,6 @@
-"""One self-contained HTML page of a run: tables, plots, and the photos whose caption changed most."""
+"""One self-contained HTML page of a run: tables, plots, and the photos whose caption
+changed most.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +58,10 @@ def render(run: Run, dialect: Dialect = "published", rule: Rule = "published") -
         if run.captions
         else (f"{record['model']}, {len(record['image_ids'])} photos")
     )
-    note = "<p class='note'>This is the small embedded test model; its figures say nothing about a large model.</p>"
+    note = (
+        "<p class='note'>This is the small embedded test model; its figures say nothing about a"
+        " large model.</p>"
+    )
     body = [f"<h1>{record['task'].upper()}</h1><p class='lead'>{escape(what)}</p>"]
     body += [note] * (record["model"] == "tiny")
     parts = [
@@ -73,11 +78,13 @@ def render(run: Run, dialect: Dialect = "published", rule: Rule = "published") -
         )
         if "length_matched" in part:
             body.append(
-                "<h3>The same at equal length</h3><p>Both texts cut to the words of the shorter.</p>"
+                "<h3>The same at equal length</h3><p>Both texts cut to the words of the"
+                " shorter.</p>"
             )
             body.append(_differences(part["length_matched"]))
             body.append(
-                f'<h3>Recall against CHAIR_I</h3><div class="plots">{_plot(part["methods"], run.draws)}</div>'
+                "<h3>Recall against CHAIR_I</h3><div"
+                f' class="plots">{_plot(part["methods"], run.draws)}</div>'
             )
         if part["control"]:
             names = ("chair_s", "chair_i", "recall") if run.captions else ("f1", "accuracy")
@@ -192,7 +199,9 @@ def _plot(methods: Mapping[str, Mapping[str, Any]], draws: Sequence[str]) -> str
 
 
 def _control(part: Mapping[str, Any], draws: Sequence[str], shown: Sequence[str]) -> str:
-    """VHR among the draws of random heads: a row of points for each figure, and its place in words."""
+    """VHR among the draws of random heads: a row of points for each figure, and its
+    place in words.
+    """
     figure = Figure(figsize=(8, 0.9 + 0.8 * len(shown)), layout="constrained")
     for axes, name in zip(figure.subplots(len(shown), squeeze=False)[:, 0], shown, strict=True):
         values = [
@@ -211,7 +220,8 @@ def _control(part: Mapping[str, Any], draws: Sequence[str], shown: Sequence[str]
         axes.spines[["top", "right", "left"]].set_visible(False)
     figure.axes[0].legend(loc="upper left", bbox_to_anchor=(1, 1.3), frameon=False)
     rows = "".join(
-        f"<tr><td>{escape(method)}<td>{name}<td>{cell(name, found['value'])}<td>{cell(name, found['mean'])}"
+        f"<tr><td>{escape(method)}<td>{name}<td>{cell(name, found['value'])}"
+        f"<td>{cell(name, found['mean'])}"
         f"<td>{cell(name, found['range'][0])} to {cell(name, found['range'][1])}"
         f"<td>{found['below']}<td>{found['above']}<td>{found['p']:.3f}"
         for method, places in part["control"].items()
@@ -221,9 +231,10 @@ def _control(part: Mapping[str, Any], draws: Sequence[str], shown: Sequence[str]
         "<th>method<th>figure<th>value<th>mean of draws<th>range<th>draws below<th>draws above<th>p"
     )
     return (
-        f"<h3>Among {len(draws)} draws of as many random heads</h3><div class='plots'>{_svg(figure)}</div>"
-        f"<div class='wide'><table><tr>{head}</tr>{rows}</table></div>"
-        "<small>Bars: the draws. p: the chance that one more draw lies as far out, on either side.</small>"
+        f"<h3>Among {len(draws)} draws of as many random heads</h3><div"
+        f" class='plots'>{_svg(figure)}</div><div"
+        f" class='wide'><table><tr>{head}</tr>{rows}</table></div><small>Bars: the draws. p: the"
+        " chance that one more draw lies as far out, on either side.</small>"
     )
 
 

@@ -103,7 +103,9 @@ class Plan:
         return record.get("question", self.prompt)
 
     def batches(self) -> list[Batch]:
-        """The samples by photo and prompt, whole photos together where they fit into `batch_size`."""
+        """The samples by photo and prompt, whole photos together where they fit into
+        `batch_size`.
+        """
         asks: dict[tuple[int, str], list[Record]] = {}
         for split, records in self.samples.items():
             for record in records:

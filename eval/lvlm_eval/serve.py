@@ -173,7 +173,9 @@ def seen_anew(model: PreTrainedModel) -> Generator[None]:
 
 
 def _by_photo(plain: Callable[..., Any], args: tuple[Any, ...], named: dict[str, Any]) -> Any:
-    """What `plain` gives, from one row per photo; None where rows do not repeat or are not photos."""
+    """What `plain` gives, from one row per photo; None where rows do not repeat or are
+    not photos.
+    """
     tensors = [value for value in (*args, *named.values()) if isinstance(value, Tensor)]
     rows = len(tensors[0]) if tensors else 0
     if any(len(tensor) != rows for tensor in tensors):

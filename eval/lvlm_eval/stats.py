@@ -97,7 +97,9 @@ def paired(
 
 
 def holm(p: Mapping[str, float]) -> dict[str, float]:
-    """p values corrected for their number: the k-th smallest of m times m - k + 1, made monotone."""
+    """p values corrected for their number: the k-th smallest of m times m - k + 1, made
+    monotone.
+    """
     adjusted: dict[str, float] = {}
     highest = 0.0
     for rank, name in enumerate(sorted(p, key=lambda name: p[name])):

@@ -58,8 +58,9 @@ def table(*runs: Run) -> str:
     lines += ["", f"{counts}; percent but length; 95 % intervals over photos."]
     for task, figures in shown.items():
         lines += [
-            f"`{method}` against {found['draws']} draws of random heads, {figures[name]}: {found['above']} draws "
-            f"higher, {found['below']} lower, mean {cell(name, found['mean'])}, p = {found['p']:.2f}."
+            f"`{method}` against {found['draws']} draws of random heads, {figures[name]}:"
+            f" {found['above']} draws higher, {found['below']} lower, mean"
+            f" {cell(name, found['mean'])}, p = {found['p']:.2f}."
             for method, places in results[task]["control"].items()
             for name, found in places.items()
             if name in ("chair_i", "f1") and name in figures

@@ -72,7 +72,9 @@ def ids_of(tokenizer: Any, text: str) -> list[int]:
 
 
 def behind_blank(tokenizer: Any, text: str) -> list[int]:
-    """The tokens of a text that goes on behind a blank, whatever a tokenizer makes of a first one."""
+    """The tokens of a text that goes on behind a blank, whatever a tokenizer makes of a
+    first one.
+    """
     before, whole = ids_of(tokenizer, "a"), ids_of(tokenizer, f"a {text}")
     return whole[len(before) :] if whole[: len(before)] == before else ids_of(tokenizer, text)
 

@@ -120,7 +120,9 @@ class Host:
 
 
 class Live(Generic[T_co]):
-    """The living twin of a watch. It is told what passes; what it knows of a text it keeps there."""
+    """The living twin of a watch. It is told what passes; what it knows of a text it
+    keeps there.
+    """
 
     wants_rows = False  # tell it of the attention rows of a prompt, even where nothing edits them
     whole_prompt = False  # the prompt must come in one pass

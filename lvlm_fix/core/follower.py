@@ -204,8 +204,8 @@ class Follower:
         """Raise `InputError` where a prompt with image came in parts that a watch cannot join."""
         if now.begins or live.watch not in now.text.kept:
             raise InputError(
-                f"{type(live.watch).__name__} needs the whole prompt in one pass, and this one came "
-                "in parts: leave prefill_chunk_size off, or pass the whole conversation at once"
+                f"{type(live.watch).__name__} needs the whole prompt in one pass, and this one came"
+                " in parts: leave prefill_chunk_size off, or pass the whole conversation at once"
             )
 
     def _ids(self, call: Call) -> Tensor:

@@ -1,7 +1,7 @@
 """`Method`: a frozen dataclass of pure edits.
 
-A paper overrides only the places that it edits. Nothing here touches a model; `lvlm_fix.attach` does.
-Axes are always ordered `batch layers heads query key dim`.
+A paper overrides only the places that it edits. Nothing here touches a model; `lvlm_fix.attach`
+does. Axes are always ordered `batch layers heads query key dim`.
 """
 
 from __future__ import annotations

@@ -62,7 +62,8 @@ def _check(field: dataclasses.Field[Any], value: Any) -> None:
     numbers = value if isinstance(value, tuple) else (value,)
     if isinstance(value, tuple) != (field.default is None or isinstance(field.default, tuple)):
         raise SettingError(
-            f"{name} must be {'a list of whole numbers' if field.default is None else 'a number'}, got {value!r}"
+            f"{name} must be {'a list of whole numbers' if field.default is None else 'a number'},"
+            f" got {value!r}"
         )
     whole = field.default is None or isinstance(field.default, int)
     for number in numbers:

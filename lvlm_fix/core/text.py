@@ -236,7 +236,9 @@ class Text:
     def columns(
         self, mask: Shaped[Tensor, "*rest columns"], n_keys: int
     ) -> Shaped[Tensor, "*rest key"]:
-        """The part of a mask that belongs to `n_keys` keys: the last in a window, else the first."""
+        """The part of a mask that belongs to `n_keys` keys: the last in a window, else
+        the first.
+        """
         if n_keys == mask.shape[-1]:
             return mask
         if self.static and n_keys < mask.shape[-1]:  # where a window starts is on the device

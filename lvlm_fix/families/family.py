@@ -57,7 +57,8 @@ def family_of(model: PreTrainedModel) -> Family:
         raise ModelError(f"{name} is not supported: {reason}")
     if config.is_encoder_decoder:
         raise ModelError(
-            f"{name} is not supported: its image enters an encoder, no key of its decoder is an image token"
+            f"{name} is not supported: its image enters an encoder, no key of its decoder is an"
+            " image token"
         )
     found = (getattr(config, key, None) for key in IMAGE_TOKENS)
     image_tokens = tuple(dict.fromkeys(token for token in found if token is not None))
@@ -80,7 +81,8 @@ def family_of(model: PreTrainedModel) -> Family:
         keys = [""]
     if not keys:
         raise ModelError(
-            f"{name}: the configuration of its decoder {type(decoder).__name__} was not found in the model's"
+            f"{name}: the configuration of its decoder {type(decoder).__name__} was not found in"
+            " the model's"
         )
     attentions = tuple(m for m in layers.modules() if isinstance(m.__dict__.get("layer_idx"), int))
     if not attentions:

@@ -1,4 +1,6 @@
-"""`PicksHeads`: a method that acts on some heads, by a rule of its own or by a table of any score."""
+"""`PicksHeads`: a method that acts on some heads, by a rule of its own or by a table of
+any score.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,7 @@ class PicksHeads(Method):
         super().__post_init__()
         if self.top and not self.table:
             raise SettingError(
-                f"top counts heads of a table: name one, as in "
+                "top counts heads of a table: name one, as in "
                 f"{self.method_name()}.table=heads.json"
             )
         _ = self.scoring  # read now, so that a bad file is an error here

@@ -97,7 +97,8 @@ def compare(one: HeadTable, other: HeadTable, top: int = 10) -> dict[str, Any]:
     """
     if one.mean.shape != other.mean.shape:
         raise DataError(
-            f"tables of different models cannot be compared: {one.mean.shape} and {other.mean.shape} layers × heads"
+            f"tables of different models cannot be compared: {one.mean.shape} and"
+            f" {other.mean.shape} layers × heads"
         )
     if not 1 <= top <= one.mean.size:
         raise SettingError(f"top must be from 1 to the model's {one.mean.size} heads, got {top}")

@@ -30,7 +30,9 @@ __all__ = ["DeCo", "candidates"]
 def candidates(
     logits: Float[Tensor, "batch vocabulary"], share: float, most: int
 ) -> Bool[Tensor, "batch vocabulary"]:
-    """The fewest likeliest tokens that reach `share` of the probability together, `most` at most."""
+    """The fewest likeliest tokens that reach `share` of the probability together, `most`
+    at most.
+    """
     found, order = logits.softmax(-1).topk(min(most, logits.shape[-1]), dim=-1)
     before = found.cumsum(-1) - found  # a token counts where those before it fall short
     return torch.zeros_like(logits, dtype=torch.bool).scatter(-1, order, before < share)

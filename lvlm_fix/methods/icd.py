@@ -29,7 +29,9 @@ WORDS = (
 
 @dataclass(frozen=True)
 class ICD(Method):
-    """`(1+α)·l(instruction) − α·l(disturbed instruction)` over the tokens with `l ≥ log β + max l`."""
+    """`(1+α)·l(instruction) − α·l(disturbed instruction)` over the tokens with `l ≥ log
+    β + max l`.
+    """
 
     strength: float = setting(1.0, "contrast α, unitless; 0 does not contrast", "paper", low=0)
     plausible: float = setting(

@@ -1,4 +1,6 @@
-"""Object words of a text by their place in characters: what asking, marking and dropping work on."""
+"""Object words of a text by their place in characters: what asking, marking and dropping
+work on.
+"""
 
 from __future__ import annotations
 

@@ -139,10 +139,10 @@ NODES: tuple[str, ...] = tuple(_CATEGORIES)
 """The 80 COCO categories."""
 
 _PAIRS = (
-    "motor bike,motor cycle,air plane,traffic light,street light,traffic signal,stop light,fire hydrant,"
-    "stop sign,parking meter,suit case,sports ball,baseball bat,baseball glove,tennis racket,wine glass,"
-    "hot dog,cell phone,mobile phone,teddy bear,hair drier,potted plant,laptop computer,stove top oven,"
-    "home plate,train track"
+    "motor bike,motor cycle,air plane,traffic light,street light,traffic signal,stop light,fire"
+    " hydrant,stop sign,parking meter,suit case,sports ball,baseball bat,baseball glove,tennis"
+    " racket,wine glass,hot dog,cell phone,mobile phone,teddy bear,hair drier,potted plant,laptop"
+    " computer,stove top oven,home plate,train track"
 )
 _YOUNG = "bird,cat,dog,horse,sheep,cow,elephant,bear,zebra,giraffe,animal,cub"
 

@@ -116,7 +116,9 @@ class _Time:
 
 
 class _Clock(StoppingCriteria):
-    """The seconds of every token of the stock `generate`, others' turns not counted; stops nothing."""
+    """The seconds of every token of the stock `generate`, others' turns not counted;
+    stops nothing.
+    """
 
     def __init__(self, model: PreTrainedModel, pause: Callable[[], object]) -> None:
         self.model, self._wait, self._pause = model, _wait(model), pause
@@ -254,9 +256,9 @@ def machine(subject: Subject) -> dict[str, Any]:
     return {
         "name": name,
         "device": device.type,
-        "cores": len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count(),
+        "cores": (
+            len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        ),
         "threads": torch.get_num_threads(),
         "model": subject.name,
         "random_weights": subject.processor is None,
@@ -272,7 +274,8 @@ def check_name(name: str, settings: Mapping[str, str]) -> None:
     """Raise `UnknownNameError` or `SettingError` unless this can be a row; `none` is one always."""
     if name == "none" or (name.startswith(MITIGV) and name != MITIGV + "pai"):
         raise SettingError(
-            f"{name!r} is not a rival; the unmodified model is measured anyway, and {MITIGV}pai may be"
+            f"{name!r} is not a rival; the unmodified model is measured anyway, and {MITIGV}pai"
+            " may be"
         )
     if not name.startswith((MITIGV, CHECKPOINT)):
         methods_of(name, settings)
@@ -505,7 +508,7 @@ def _peak(subject: Subject, name: str, prompts: Prompts, plan: Plan) -> float:
 
 
 # rows
-# -----------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------
 
 
 def _row(

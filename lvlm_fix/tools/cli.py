@@ -333,9 +333,9 @@ def bench(
         if as_json:
             return emit(cost | {"machine": where})
         return print(
-            f"asking about {ask} objects adds {_spread(tuple(cost['extra']))} of the time of a text "
-            f"of {tokens} tokens ({cost['ask_seconds']:.2f} s to {cost['plain_seconds']:.2f} s, "
-            f"n = {repeats}; {where['name']}, {where['threads']} threads, {model}, {where['dtype']})"
+            f"asking about {ask} objects adds {_spread(tuple(cost['extra']))} of the time of a text"
+            f" of {tokens} tokens ({cost['ask_seconds']:.2f} s to {cost['plain_seconds']:.2f} s, n"
+            f" = {repeats}; {where['name']}, {where['threads']} threads, {model}, {where['dtype']})"
         )
     found: list[benching.Row] = []
     rows: list[dict[str, Any]] = []
@@ -380,9 +380,11 @@ def bench(
             "n",
         )
         cells = [
-            (row.method if row.acted else f"{row.method} (did nothing)", str(row.batch), _spread(row.prefill_ratio),
+            (row.method if row.acted else f"{row.method} (did nothing)", str(row.batch),
+            _spread(row.prefill_ratio),
              _spread(row.again_ratio), f"{row.no_image_ratio[0]:.3f}", _spread(row.decode_ratio),
-             f"{row.tokens_per_second:.1f}", f"{row.tokens_per_second_ratio[0]:.3f}", f"{row.memory_ratio:.3f}",
+             f"{row.tokens_per_second:.1f}", f"{row.tokens_per_second_ratio[0]:.3f}",
+             f"{row.memory_ratio:.3f}",
              str(row.rounds))
             for row in found
         ]  # fmt: skip
@@ -396,8 +398,9 @@ def bench(
                 f"text is {row.no_image_share:.3f} of the prompt."
             )
     print(
-        f"\n{where['name']}, {where['threads']} threads, {model}, {where['dtype']}, {where['attention']}, torch "
-        f"{where['torch']}, transformers {where['transformers']}.{' Ratios: median (quartiles).' if found else ''}"
+        f"\n{where['name']}, {where['threads']} threads, {model}, {where['dtype']},"
+        f" {where['attention']}, torch {where['torch']}, transformers"
+        f" {where['transformers']}.{' Ratios: median (quartiles).' if found else ''}"
     )
 
 
@@ -447,9 +450,10 @@ def export(
             emit(equality.as_dict())
         else:
             out.print(
-                f"{'equal' if equality.holds else 'NOT equal'}: {equality.photos} photos, logits differ by at most "
-                f"{equality.logits_difference:.1e}, {equality.texts_equal} texts are the same, the weights are "
-                f"{'as written' if equality.digest_equal else 'NOT those that were written'}"
+                f"{'equal' if equality.holds else 'NOT equal'}: {equality.photos} photos, logits"
+                f" differ by at most {equality.logits_difference:.1e}, {equality.texts_equal} texts"
+                " are the same, the weights are"
+                f" {'as written' if equality.digest_equal else 'NOT those that were written'}"
             )
         raise SystemExit(0 if equality.holds else 1)
     if folder is None or table is None:
@@ -539,8 +543,11 @@ def heads_score(
     metric: Annotated[
         str,
         typer.Option(
-            help="vhd, image-centric, spin, retrieval-picture, retrieval-prompt; over words: knock-out-grounded, "
-            "knock-out-invented, ad-hh, act"
+            help=(
+                "vhd, image-centric, spin, retrieval-picture, retrieval-prompt; over words:"
+                " knock-out-grounded, "
+                "knock-out-invented, ad-hh, act"
+            )
         ),
     ] = "vhd",
     words: Annotated[

@@ -112,8 +112,9 @@ def _projection(
     names = [name for name in PROJECTIONS if name in children]
     if len(names) != 1:
         raise ModelError(
-            f"{where} was not found: {type(module).__name__} has {', '.join(children) or 'no parts'}, "
-            f"and exactly one of {', '.join(PROJECTIONS)} is looked for"
+            f"{where} was not found: {type(module).__name__} has"
+            f" {', '.join(children) or 'no parts'}, and exactly one of {', '.join(PROJECTIONS)} is"
+            " looked for"
         )
     linear = children[names[0]]
     if (
@@ -122,8 +123,9 @@ def _projection(
         or not linear.weight.is_floating_point()
     ):
         raise ModelError(
-            f"{where} is quantised or not plain ({type(linear).__name__} of {type(linear.weight.data).__name__}, "
-            f"{linear.weight.dtype}): a gain would be rounded away; export the floating-point checkpoint"
+            f"{where} is quantised or not plain ({type(linear).__name__} of"
+            f" {type(linear.weight.data).__name__}, {linear.weight.dtype}): a gain would be rounded"
+            " away; export the floating-point checkpoint"
         )
     if len(shared := owners[linear.weight.data_ptr()]) > 1:
         raise ModelError(
@@ -153,7 +155,8 @@ def export(
     loaded, processor = load(model, revision=revision, dtype=own or torch.float32)
     if loaded.config.to_dict().get("quantization_config"):
         raise ModelError(
-            f"{model!r} is quantised: a gain would be rounded away; export the floating-point checkpoint"
+            f"{model!r} is quantised: a gain would be rounded away; export the floating-point"
+            " checkpoint"
         )
     heads = given_heads(method, loaded)
     fold(loaded, heads, method.strength)
@@ -273,11 +276,14 @@ pipeline_tag: image-text-to-text
 ---
 # {Path(record["model"]).name} with a static head gain
 
-{record["model"]}{at}, with one change: the columns of the decoder's output projections that belong to the heads
-below are multiplied by {record["strength"]:g}, so that these heads weigh more in every token. Everything else, the
+{record["model"]}{at},
+with one change: the columns of the decoder's output projections that belong to the heads
+below are multiplied by {record["strength"]:g},
+so that these heads weigh more in every token. Everything else, the
 processor too, is the original's, and so is its licence. It loads with plain transformers.
 
-The heads were picked by {record["table"]} (Vision-aware Head Reinforcement, arXiv 2412.13949, with heads that are the
+The heads were picked by {record["table"]} (Vision-aware Head Reinforcement, arXiv 2412.13949,
+with heads that are the
 same for every prompt; table sha256 {record["table_sha256"]}).
 
 | layer, from 0 | heads, from 0 |

@@ -36,8 +36,10 @@ class Geometry:
 def _llava(vision: dict[str, Any], text: dict[str, Any], threshold: float = 3.0) -> Geometry:
     image = text["vocab_size"] - 64
     config = {
-        "model_type": "llava", "vision_config": CLIP | vision, "image_token_id": image, "image_token_index": image,
-        "text_config": {"model_type": "llama", "max_position_embeddings": 8192} | text, "vision_feature_layer": -2,
+        "model_type": "llava", "vision_config": CLIP | vision, "image_token_id": image,
+        "image_token_index": image,
+        "text_config": {"model_type": "llama", "max_position_embeddings": 8192} | text,
+        "vision_feature_layer": -2,
     }  # fmt: skip
     return Geometry(
         config, image, lambda count: {"pixel_values": torch.randn(count, 3, 336, 336)}, threshold
@@ -49,28 +51,36 @@ def _llava_15(part: int) -> Geometry:
     image tokens kept.
     """
     vision = {
-        "hidden_size": 1024 // part, "intermediate_size": 4096 // part, "num_hidden_layers": 24 // part,
+        "hidden_size": 1024 // part, "intermediate_size": 4096 // part,
+        "num_hidden_layers": 24 // part,
         "num_attention_heads": 16 // part,
     }  # fmt: skip
     text = {
-        "hidden_size": 4096 // part, "intermediate_size": 11008 // part, "num_hidden_layers": 32 // part,
-        "num_attention_heads": 32 // part, "num_key_value_heads": 32 // part, "vocab_size": 32064 // part,
+        "hidden_size": 4096 // part, "intermediate_size": 11008 // part,
+        "num_hidden_layers": 32 // part,
+        "num_attention_heads": 32 // part, "num_key_value_heads": 32 // part,
+        "vocab_size": 32064 // part,
     }  # fmt: skip
     return _llava(vision, text)
 
 
 def _qwen() -> Geometry:
     text = {
-        "hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28, "num_attention_heads": 28,
+        "hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28,
+        "num_attention_heads": 28,
         "num_key_value_heads": 4, "vocab_size": 152064, "max_position_embeddings": 32768,
-        "rope_parameters": {"rope_type": "default", "mrope_section": [16, 24, 24], "rope_theta": 1e6},
+        "rope_parameters": {"rope_type": "default", "mrope_section": [16, 24, 24],
+        "rope_theta": 1e6},
     }  # fmt: skip
     vision = {
-        "depth": 32, "hidden_size": 1280, "num_heads": 16, "intermediate_size": 3420, "out_hidden_size": 3584,
-        "patch_size": 14, "spatial_merge_size": 2, "window_size": 112, "fullatt_block_indexes": [7, 15, 23, 31],
+        "depth": 32, "hidden_size": 1280, "num_heads": 16, "intermediate_size": 3420,
+        "out_hidden_size": 3584,
+        "patch_size": 14, "spatial_merge_size": 2, "window_size": 112, "fullatt_block_indexes": [7,
+        15, 23, 31],
     }  # fmt: skip
     config = {
-        "model_type": "qwen2_5_vl", "text_config": text, "vision_config": vision, "image_token_id": 151655,
+        "model_type": "qwen2_5_vl", "text_config": text, "vision_config": vision,
+        "image_token_id": 151655,
         "video_token_id": 151656, "vision_start_token_id": 151652, "vision_end_token_id": 151653,
     }  # fmt: skip
 
@@ -90,8 +100,10 @@ GEOMETRIES: dict[str, Callable[[], Geometry]] = {
     "llava-1.5-7b-scaled": lambda: _llava_15(2),
     "qwen2.5-vl-7b": _qwen,
     "smallest": lambda: _llava(
-        {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2},
-        {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4,
+        {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
+        "num_attention_heads": 2},
+        {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 4,
+        "num_attention_heads": 4,
          "num_key_value_heads": 4, "vocab_size": 264}, threshold=2.0,
     ),
 }  # fmt: skip

@@ -129,7 +129,7 @@ class Grounding:
 
 
 # formulas
-# -------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------
 
 
 def t_vhd(vhd: Float[Tensor, "tokens layers heads"], k: int) -> Float[Tensor, " tokens"]:
@@ -186,7 +186,7 @@ def weak(scores: Sequence[float], share: float = 0.25) -> list[bool]:
 
 
 # passes
-# ---------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------
 
 
 class _Recorder:
@@ -253,7 +253,8 @@ def measure(
     prompt: Tensor = inputs["input_ids"]
     if len(prompt) != 1 or not len(ids):
         raise InputError(
-            f"grounding takes one prompt and a text, got {len(prompt)} prompts and {len(ids)} tokens"
+            f"grounding takes one prompt and a text, got {len(prompt)} prompts and {len(ids)}"
+            " tokens"
         )
     full = torch.cat((prompt, ids.to(prompt.device)[None]), dim=1)
     is_image = torch.isin(full[0], torch.tensor(family.image_tokens, device=full.device))

@@ -24,42 +24,58 @@ LAYERS, HEADS, DIM = 5, 6, 8  # of the decoder
 
 # what a configuration's sizes become, where it has them, in the decoder and in every other part
 KNOWN = {
-    "image_token_id": IMAGE, "image_token_index": IMAGE, "vision_start_token_id": FIRST, "image_start_token_id": FIRST,
+    "image_token_id": IMAGE, "image_token_index": IMAGE, "vision_start_token_id": FIRST,
+    "image_start_token_id": FIRST,
     "vision_end_token_id": LAST, "image_end_token_id": LAST,
 }  # fmt: skip
 SPECIAL = {"bos_token_id": 1, "eos_token_id": None, "pad_token_id": 0, "decoder_start_token_id": 1}
 BOTH: dict[str, Any] = {
-    "vocab_size": WORDS, "vocab_size_per_layer_input": WORDS, "max_position_embeddings": 512, "initializer_range": 0.15,
-    "init_std": 0.15, "num_experts": 4, "num_local_experts": 4, "n_routed_experts": 4, "moe_num_experts": 4,
-    "num_experts_per_tok": 2, "moe_k": 2, "moe_topk": 2, "moe_intermediate_size": 16, "n_group": 1, "topk_group": 1,
+    "vocab_size": WORDS, "vocab_size_per_layer_input": WORDS, "max_position_embeddings": 512,
+    "initializer_range": 0.15,
+    "init_std": 0.15, "num_experts": 4, "num_local_experts": 4, "n_routed_experts": 4,
+    "moe_num_experts": 4,
+    "num_experts_per_tok": 2, "moe_k": 2, "moe_topk": 2, "moe_intermediate_size": 16, "n_group": 1,
+    "topk_group": 1,
     "n_shared_experts": 1, "moe_num_shared_experts": 1, "first_k_dense_replace": 1,
     "shared_expert_intermediate_size": 16,
-    "q_lora_rank": 16, "kv_lora_rank": 16, "qk_nope_head_dim": DIM, "qk_rope_head_dim": 4, "v_head_dim": DIM,
-    "qk_head_dim": 12, "sliding_window": 8, "hidden_size_per_layer_input": 8, "num_kv_shared_layers": 1,
-    "linear_num_key_heads": 2, "linear_num_value_heads": 2, "linear_key_head_dim": 8, "linear_value_head_dim": 8,
-    "mm_tokens_per_image": 4, "vision_soft_tokens_per_image": 4, "image_seq_length": 4, "num_query_tokens": 5,
+    "q_lora_rank": 16, "kv_lora_rank": 16, "qk_nope_head_dim": DIM, "qk_rope_head_dim": 4,
+    "v_head_dim": DIM,
+    "qk_head_dim": 12, "sliding_window": 8, "hidden_size_per_layer_input": 8,
+    "num_kv_shared_layers": 1,
+    "linear_num_key_heads": 2, "linear_num_value_heads": 2, "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8,
+    "mm_tokens_per_image": 4, "vision_soft_tokens_per_image": 4, "image_seq_length": 4,
+    "num_query_tokens": 5,
     "vision_feature_layer": -1, "num_mel_bins": 8,
 }  # fmt: skip
 TEXT: dict[str, Any] = {
-    "hidden_size": HEADS * DIM, "d_model": HEADS * DIM, "embed_dim": HEADS * DIM, "word_embed_proj_dim": HEADS * DIM,
-    "intermediate_size": 40, "ffn_dim": 40, "d_ff": 40, "encoder_ffn_dim": 40, "decoder_ffn_dim": 40,
+    "hidden_size": HEADS * DIM, "d_model": HEADS * DIM, "embed_dim": HEADS * DIM,
+    "word_embed_proj_dim": HEADS * DIM,
+    "intermediate_size": 40, "ffn_dim": 40, "d_ff": 40, "encoder_ffn_dim": 40,
+    "decoder_ffn_dim": 40,
     "intermediate_size_mlp": 40,
-    "dense_intermediate_size": 40, "shared_intermediate_size": 40, "num_hidden_layers": LAYERS, "num_layers": LAYERS,
+    "dense_intermediate_size": 40, "shared_intermediate_size": 40, "num_hidden_layers": LAYERS,
+    "num_layers": LAYERS,
     "layers": LAYERS, "encoder_layers": 2, "decoder_layers": LAYERS, "num_attention_heads": HEADS,
     "attention_heads": HEADS,
-    "num_heads": HEADS, "encoder_attention_heads": HEADS, "decoder_attention_heads": HEADS, "num_key_value_heads": 2,
+    "num_heads": HEADS, "encoder_attention_heads": HEADS, "decoder_attention_heads": HEADS,
+    "num_key_value_heads": 2,
     "head_dim": DIM, "global_head_dim": DIM,
 }  # fmt: skip
 VISION: dict[str, Any] = {
-    "hidden_size": 32, "d_model": 32, "embed_dim": 32, "intermediate_size": 40, "ffn_dim": 40, "d_ff": 40,
-    "num_hidden_layers": 2, "num_layers": 2, "depth": 2, "encoder_layers": 2, "num_attention_heads": 4, "num_heads": 4,
+    "hidden_size": 32, "d_model": 32, "embed_dim": 32, "intermediate_size": 40, "ffn_dim": 40,
+    "d_ff": 40,
+    "num_hidden_layers": 2, "num_layers": 2, "depth": 2, "encoder_layers": 2,
+    "num_attention_heads": 4, "num_heads": 4,
     "attention_heads": 4, "encoder_attention_heads": 4, "num_key_value_heads": 4, "head_dim": DIM,
     "encoder_hidden_size": 32,
     "projection_dim": HEADS * DIM,
     "out_hidden_size": HEADS * DIM, "output_dim": HEADS * DIM,
     "text_hidden_size": HEADS * DIM,
-    "deepstack_visual_indexes": [0, 1], "fullatt_block_indexes": [1], "resampler_n_latents": 5, "resampler_depth": 1,
-    "resampler_n_heads": 4, "resampler_head_dim": DIM, "output_channels": 16, "global_attn_indexes": [1],
+    "deepstack_visual_indexes": [0, 1], "fullatt_block_indexes": [1], "resampler_n_latents": 5,
+    "resampler_depth": 1,
+    "resampler_n_heads": 4, "resampler_head_dim": DIM, "output_channels": 16,
+    "global_attn_indexes": [1],
     "resolution": 32, "base_channels": 32, "num_embeddings": 8, "codebook_size": 8,
 }  # fmt: skip
 TOP: dict[str, Any] = {
@@ -73,25 +89,33 @@ WHOLE = {"text_config": {"rope_parameters": ROPE | {"partial_rotary_factor": 1.0
 EQUAL = {"num_key_value_heads": HEADS}
 ENTRIES: dict[str, dict[str, Any]] = {  # what the rules cannot know of a family
     "aria": {"projector_patch_to_query_dict": {16: 4}},
-    "chameleon": {"vocabulary_map": {"<image>": IMAGE} | {f"IMGIMG{chr(65 + i)}Z": 100 + i for i in range(8)}},
-    "cohere_compass": {"text_config": {"rope_parameters": {"full_attention": ROPE, "sliding_attention": ROPE}}},
+    "chameleon": {
+        "vocabulary_map": {"<image>": IMAGE}
+        | {f"IMGIMG{chr(65 + i)}Z": 100 + i for i in range(8)}
+    },
+    "cohere_compass": {"text_config": {"rope_parameters": {"full_attention": ROPE,
+    "sliding_attention": ROPE}}},
     "deepseek_ocr2": {"text_config": {"mlp_layer_types": ["dense", *["sparse"] * (LAYERS - 1)]}},
     "ernie4_5_vl_moe": MROPE,
     "glm46v": WHOLE, "glm4v": WHOLE, "glm4v_moe": WHOLE, "glm_ocr": WHOLE, "glmga": WHOLE,
     "glm5_next": {"text_config": EQUAL},
-    "got_ocr2": {"vision_config": {"image_size": 128}}, "pp_chart2table": {"vision_config": {"image_size": 128}},
+    "got_ocr2": {"vision_config": {"image_size": 128}},
+    "pp_chart2table": {"vision_config": {"image_size": 128}},
     "granite4_vision": {
-        "vision_config": {"hidden_size": 64}, "downsample_rate": "1/2", "deepstack_layer_map": [[-1, 0]],
+        "vision_config": {"hidden_size": 64}, "downsample_rate": "1/2", "deepstack_layer_map": [[-1,
+        0]],
         "spatial_target_layers": [1, 2, 3, 4],
     },
     "granite_docling": {"vision_config": {"image_size": 128}},
-    "hunyuan_vl": {"text_config": {"rope_parameters": ROPE | {"mrope_section": [1, 1, 1, 1]}, "head_dim": DIM}},
+    "hunyuan_vl": {"text_config": {"rope_parameters": ROPE | {"mrope_section": [1, 1, 1, 1]},
+    "head_dim": DIM}},
     "instructblipvideo": {"video_token_index": IMAGE},
     "kimi_k25": {"projection_hidden_size": 32, "text_config": EQUAL | {"head_dim": 4}},
     "lfm2_vl": {"text_config": {"full_attn_idxs": [1, 3]}},
     "llama4": {
         "vision_config": {
-            "vision_output_dim": 48, "projector_input_dim": 48, "projector_output_dim": 48, "intermediate_size": 128,
+            "vision_output_dim": 48, "projector_input_dim": 48, "projector_output_dim": 48,
+            "intermediate_size": 128,
         }
     },
     "mistral_large4": {"text_config": EQUAL | {"kv_source_layers": list(range(LAYERS))}},
@@ -99,7 +123,8 @@ ENTRIES: dict[str, dict[str, Any]] = {  # what the rules cannot know of a family
     "muse_spark": {"vision_config": {"out_hidden_size": 128}},
     "nemotron_h_omni": {
         "vision_hidden_size": 32,
-        "text_config": {"layers_block_type": ["mamba", "full_attention", "moe", "full_attention", "mamba"]},
+        "text_config": {"layers_block_type": ["mamba", "full_attention", "moe", "full_attention",
+        "mamba"]},
     },
     "paddleocr_vl": MROPE,
     "qwen2_5_omni_thinker": MROPE | {"vision_start_token_id": FIRST},
@@ -107,7 +132,8 @@ ENTRIES: dict[str, dict[str, Any]] = {  # what the rules cannot know of a family
     "qwen2_5_vl": MROPE, "qwen2_vl": MROPE | {"vision_config": {"hidden_size": 48}},
     "qwen4_exp": {
         "text_config": {
-            "indexer_n_heads": 2, "indexer_kv_heads": 1, "indexer_head_dim": 8, "indexer_budget": 64,
+            "indexer_n_heads": 2, "indexer_kv_heads": 1, "indexer_head_dim": 8,
+            "indexer_budget": 64,
             "indexer_compress_ratio": 4,
         }
     },
@@ -438,7 +464,9 @@ RULES: dict[str, Pixels] = {
     "pixel_attention_mask": _stacked,
 }
 PIXELS: dict[str, Pixels] = {
-    "mistral3": _sized, "lighton_ocr": _sized, "mistral_large4": _sized, "aria": _square, "video_llama_3": _merged,
-    "kimi_k25": _shaped(-1), "paddleocr_vl": _shaped(-1), "paligemma": _square, "chameleon": _quantized,
+    "mistral3": _sized, "lighton_ocr": _sized, "mistral_large4": _sized, "aria": _square,
+    "video_llama_3": _merged,
+    "kimi_k25": _shaped(-1), "paddleocr_vl": _shaped(-1), "paligemma": _square,
+    "chameleon": _quantized,
     "fuyu": _linear, "instructblipvideo": _frames,
 }  # fmt: skip

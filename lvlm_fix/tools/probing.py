@@ -274,7 +274,10 @@ def _alone(family: str) -> dict[str, Any]:
         return here.recv()
     except EOFError:
         process.join()
-        reason = f"the process ended with code {process.exitcode} (it may take {SECONDS} s and {BYTES >> 30} GiB)"
+        reason = (
+            f"the process ended with code {process.exitcode} (it may take {SECONDS} s and"
+            f" {BYTES >> 30} GiB)"
+        )
         return {
             "family": family,
             "methods": dict.fromkeys(PROBES, "unknown"),
@@ -299,7 +302,10 @@ def page(rows: list[dict[str, Any]]) -> str:
     sign = {"works": "yes", "refused": "no", "unknown": "?"}
     lines = [
         INTRO.format(transformers.__version__),
-        f"Works on, of {len(rows)} families: {', '.join(f'{name} {count(name)}' for name in names)}.",
+        (
+            f"Works on, of {len(rows)} families:"
+            f" {', '.join(f'{name} {count(name)}' for name in names)}."
+        ),
         "",
         f"| family | image tokens | {' | '.join(names)} | rows | batch | cache |",
         "|" + "---|" * (len(names) + 5),
@@ -313,7 +319,8 @@ def page(rows: list[dict[str, Any]]) -> str:
         ]
         signs = [sign[row["methods"].get(name, "unknown")] for name in names]
         lines.append(
-            f"| `{row['family']}` | {checks.get('image_tokens', '?')} | {' | '.join(signs + told)} |"
+            f"| `{row['family']}` | {checks.get('image_tokens', '?')} |"
+            f" {' | '.join(signs + told)} |"
         )
         reasons = Counter(row["notes"].values())
         for reason, _ in reasons.items():
@@ -335,7 +342,9 @@ def page(rows: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    """Probe the families named on the command line, or all; data and page are written after each."""
+    """Probe the families named on the command line, or all; data and page are written
+    after each.
+    """
     transformers.logging.set_verbosity_error()
     torch.set_num_threads(1)
     chosen = sys.argv[1:] or FAMILIES

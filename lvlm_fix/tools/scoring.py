@@ -44,7 +44,8 @@ def score_heads(
     """
     if metric not in METRICS:
         raise UnknownNameError(
-            f"there is no head score {metric!r}; there are: {', '.join(METRICS)}; over words: {', '.join(EFFECTS)}"
+            f"there is no head score {metric!r}; there are: {', '.join(METRICS)}; over words:"
+            f" {', '.join(EFFECTS)}"
         )
     rows = []
     rule = METRICS[metric]()

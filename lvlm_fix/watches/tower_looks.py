@@ -142,7 +142,8 @@ class Tower:
             parameter.rpartition(".")[2] in CLS for parameter, _ in tower.named_parameters()
         ):
             raise ModelError(
-                f"{self.name}: its vision tower {type(tower).__name__} has no CLS token, whose attention is needed here"
+                f"{self.name}: its vision tower {type(tower).__name__} has no CLS token, whose"
+                " attention is needed here"
             )
         self.key = keys[0]
         self.layers = max((m for m in tower.modules() if isinstance(m, nn.ModuleList)), key=len)
@@ -178,8 +179,9 @@ class Tower:
             counts[i] != counts[i - i % beams] for i in range(len(counts))
         ):
             raise ModelError(
-                f"{self.name}: {patches} patches of its vision tower became {sum(counts)} image tokens; what the "
-                "tower looks at can be told of a token only where each is one patch"
+                f"{self.name}: {patches} patches of its vision tower became {sum(counts)} image"
+                " tokens; what the tower looks at can be told of a token only where each is one"
+                " patch"
             )
         shared = found.split(counts[::beams], dim=1)
         return torch.cat([part for part in shared for _ in range(beams)], dim=1)

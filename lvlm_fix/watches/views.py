@@ -1,4 +1,6 @@
-"""What a second branch sees in place of the prompt: pure edits of the inputs of one forward pass."""
+"""What a second branch sees in place of the prompt: pure edits of the inputs of one
+forward pass.
+"""
 
 from __future__ import annotations
 
@@ -95,7 +97,8 @@ class NoisedImage(View):
         }
         if inputs.first and not found:
             raise InputError(
-                "noise needs the pixels of the prompt's image: pass pixel_values, not features of it"
+                "noise needs the pixels of the prompt's image: pass pixel_values, not features"
+                " of it"
             )
         if not found:
             return inputs
@@ -168,7 +171,8 @@ class DisturbedPrompt(View):
             tokenizer = AutoTokenizer.from_pretrained(model.name_or_path, trust_remote_code=False)
         except (OSError, ValueError) as error:
             raise ModelError(
-                f"there is no tokenizer at {model.name_or_path!r} to read {self.words!r} with; give its token ids"
+                f"there is no tokenizer at {model.name_or_path!r} to read {self.words!r} with; give"
+                " its token ids"
             ) from error
         tokens = tuple(tokenizer.encode(self.words, add_special_tokens=False))
         return replace(
@@ -195,9 +199,11 @@ class DisturbedPrompt(View):
             step = torch.where(inside, columns - at, (columns >= at + count) * count)
             positions = positions.gather(-1, source.expand(*positions.shape[:-1], -1)) + step
         more = {
-            name: value.gather(1, source) * ~inside
-            if name.endswith("token_type_ids") and value is not None
-            else value
+            name: (
+                value.gather(1, source) * ~inside
+                if name.endswith("token_type_ids") and value is not None
+                else value
+            )
             for name, value in inputs.more.items()
         }
         return replace(

@@ -283,7 +283,8 @@ def test_files_that_are_no_photo_are_named_and_the_page_goes_on(
     page.locator("#before button.w").nth(0).click()
     page.wait_for_selector("#where img.heat")
     width, height = page.evaluate(
-        "() => { const i = document.querySelector('#where .stack img'); return [i.naturalWidth, i.naturalHeight]; }"
+        "() => { const i = document.querySelector('#where .stack img'); return [i.naturalWidth,"
+        " i.naturalHeight]; }"
     )
     assert (width, height) == (40, 80)  # upright
 

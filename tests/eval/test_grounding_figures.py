@@ -75,7 +75,10 @@ def test_the_command_measures_the_embedded_model(
 ) -> None:
     coco = shared / "coco"
     truth = coco / "objects_trainval2014.nltk.json"
-    words = f"lvlm-fix eval grounding --data {coco} --truth {truth} --split train --limit 6 --max-new-tokens 24 --json"
+    words = (
+        f"lvlm-fix eval grounding --data {coco} --truth {truth} --split train --limit 6"
+        " --max-new-tokens 24 --json"
+    )
     monkeypatch.setattr(sys, "argv", words.split())
     with pytest.raises(SystemExit) as stop:
         cli.main()
@@ -83,5 +86,6 @@ def test_the_command_measures_the_embedded_model(
     assert not stop.value.code
     assert document["photos"] == 6 and 0 < document["invented"] < document["object_words"]
     assert list(document["signals"]) == [
-        "t_vhd k=1", "t_vhd k=2", "t_vhd k=4", "t_vhd k=8", "log_probability", "image_gain", "position"
+        "t_vhd k=1", "t_vhd k=2", "t_vhd k=4", "t_vhd k=8", "log_probability", "image_gain",
+        "position"
     ]  # fmt: skip

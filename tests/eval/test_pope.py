@@ -46,11 +46,13 @@ def table(*answers: str, rule: pope.Rule = "published") -> dict[str, object]:
 
 def test_by_hand() -> None:
     assert table("yes", "no", "no", "yes") == {
-        "n": 4, "accuracy": 0.5, "precision": 0.5, "recall": 0.5, "f1": 0.5, "yes_ratio": 0.5, "unreadable": 0,
+        "n": 4, "accuracy": 0.5, "precision": 0.5, "recall": 0.5, "f1": 0.5, "yes_ratio": 0.5,
+        "unreadable": 0,
         "tp": 1, "fp": 1, "tn": 1, "fn": 1,
     }  # fmt: skip
     assert table(*["yes"] * 4) == {
-        "n": 4, "accuracy": 0.5, "precision": 0.5, "recall": 1.0, "f1": pytest.approx(2 / 3), "yes_ratio": 1.0,
+        "n": 4, "accuracy": 0.5, "precision": 0.5, "recall": 1.0, "f1": pytest.approx(2 / 3),
+        "yes_ratio": 1.0,
         "unreadable": 0, "tp": 2, "fp": 2, "tn": 0, "fn": 0,
     }  # fmt: skip
     assert table(*["no"] * 4) == {
@@ -77,7 +79,9 @@ def test_an_empty_file_or_an_unknown_id_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "answers.jsonl"
     for text, message in {
         "": "no records",
-        '{"question_id": 1, "text": "yes"}\n{"question_id": 1, "text": "no"}\n': "question_id 1 comes twice",
+        '{"question_id": 1, "text": "yes"}\n{"question_id": 1, "text": "no"}\n': (
+            "question_id 1 comes twice"
+        ),
         '{"question_id": 1, "text": "yes"}\n{"question_id": 2, "te': "line 2 is damaged",
         '{"question_id": 1}\n': "needs a text",
         '{"text": "yes"}\n': "needs a whole number",

@@ -48,8 +48,8 @@ def judge(
     unknown = [image_id for image_id in captions if image_id not in truth]
     if unknown:
         raise DataError(
-            f"the objects of {len(unknown)} of {len(captions)} photos are unknown (first: {unknown[0]}); "
-            "give the truth file of these photos"
+            f"the objects of {len(unknown)} of {len(captions)} photos are unknown (first:"
+            f" {unknown[0]}); give the truth file of these photos"
         )
     return [
         Judgement(image_id, caption, tuple(mentions(caption, dialect)), frozenset(truth[image_id]))
