@@ -116,8 +116,8 @@ def test_a_method_of_another_package_is_found_when_asked_for(
         ),
         (
             METHOD,
-            "guide = broken:CFG",
-            "package 'broken': broken:CFG is called 'cfg', its entry point 'guide'",
+            "guidance = broken:CFG",
+            "package 'broken': broken:CFG is called 'cfg', its entry point 'guidance'",
         ),
         (
             METHOD.replace("low=0", "low=9"),
