@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -183,15 +184,26 @@ def test_a_request_is_checked_before_anything_is_loaded(photos: list[Path]) -> N
     assert engine.running == 0
 
 
+@dataclass(frozen=True)
+class _Missing(lf.Watch[None]):
+    def live(self, host: Any) -> Any:
+        raise lf.ModelError("this model has no such thing")
+
+
+@dataclass(frozen=True)
+class _Unserved(lf.Method):
+    def watches(self, layers: int) -> tuple[lf.Watch[Any], ...]:
+        return (_Missing(),)
+
+
 def test_a_method_that_the_model_cannot_serve_says_so_and_the_others_go_on(
     photos: list[Path],
 ) -> None:
     asked = Asked(photos[0], DESCRIBE, tokens=3)
-    clash = (lf.VAR(threshold=2.0), lf.VAR(threshold=3.0))
-    *_, done = Engine().one_by_one(asked, [(), clash, ()], threading.Event())
-    assert "different sink thresholds" in done[1].note and not done[1].text
+    *_, done = Engine().one_by_one(asked, [(), (_Unserved(),), ()], threading.Event())
+    assert "this model has no such thing" in done[1].note and not done[1].text
     assert done[0].text == done[2].text != ""
-    assert "different sink thresholds" in present.compared(["none", "clash", "none"], done, False)
+    assert "has no such thing" in present.compared(["none", "unserved", "none"], done, False)
 
 
 def test_the_picture_is_drawn(
