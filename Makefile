@@ -4,7 +4,7 @@ IMAGE ?= lvlm_fix/photos/coffee.jpg
 BIN = .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install caption demo test test-matrix check format
+.PHONY: help install caption demo test test-matrix docs check format
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -36,6 +36,10 @@ test: .venv/tested ## what CI runs
 
 test-matrix: .venv/tested ## the contract on the oldest and the newest transformers of the range
 	tests/matrix.sh
+
+docs: install ## the site, into site/; a warning is an error
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[docs]"
+	$(BIN)/mkdocs build --strict
 
 check: .venv/tested ## lint, format, types
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright --pythonpath $(BIN)/python

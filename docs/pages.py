@@ -1,0 +1,53 @@
+"""Pages of the site that are made, not written: one for every method, from its docstrings."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import math
+import sys
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+
+from lvlm_fix.methods import METHODS
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Adds `methods/NAME.md` for every method of this package and of installed ones."""
+    names = list(METHODS)
+    for name in names:
+        files.append(File.generated(config, f"methods/{name}.md", content=page(name)))
+    lines = "".join(f"- [`{name}`]({name}.md): {first(name)}\n" for name in names)
+    index = f"# Methods\n\nEvery page is made from the method's own docstrings.\n\n{lines}"
+    files.append(File.generated(config, "methods/index.md", content=index))
+    return files
+
+
+def page(name: str) -> str:
+    """A method's equations, settings, and where it differs from its paper, as Markdown."""
+    kind = METHODS[name]
+    about = inspect.cleandoc(sys.modules[kind.__module__].__doc__ or "")
+    equations = inspect.cleandoc(kind.__doc__ or "")
+    rows = "".join(setting(field) for field in dataclasses.fields(kind) if field.metadata)
+    head = "| setting | default | meaning | from | range |\n|---|---|---|---|---|\n"
+    settings = head + rows if rows else "It has none.\n"
+    return (
+        f"# {name}\n\n{equations}\n\n```text\n{about}\n```\n\n## Settings\n\n{settings}\n"
+        f"Change one with `--set {name}.SETTING=VALUE`.\n"
+    )
+
+
+def first(name: str) -> str:
+    """The first sentence of a method's module, without the method's name."""
+    about = " ".join((sys.modules[METHODS[name].__module__].__doc__ or "").split("\n\n")[0].split())
+    return about.partition(": ")[2] or about
+
+
+def setting(field: dataclasses.Field[object]) -> str:
+    """One row of the table of settings."""
+    about = field.metadata
+    ends = [f"{about[end]:g}" if math.isfinite(about[end]) else "" for end in ("low", "high")]
+    span = ", ".join(about["options"]) or (" to ".join(ends) if any(ends) else "any")
+    cells = (f"`{field.name}`", f"`{field.default!r}`", about["doc"], about["source"], span)
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |\n"

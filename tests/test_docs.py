@@ -1,0 +1,54 @@
+"""What the pages promise: commands that exist, options that exist, and one page per method."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import typer
+from lvlm_demo.cli import app as demo
+from lvlm_eval.cli import app as evaluation
+from typer.main import get_command
+
+from lvlm_fix.methods import METHODS
+from lvlm_fix.tools.cli import app
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+ROOMS = {"eval": evaluation, "demo": demo}
+
+
+def commands(text: str) -> list[list[str]]:
+    """The words of every `lvlm-fix` command in the shell blocks of a page."""
+    blocks = re.findall(r"```sh\n(.*?)```", text, flags=re.DOTALL)
+    lines = [line.strip() for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    lines = [re.split(r"\s[|&;]", line)[0] for line in lines if line.startswith("lvlm-fix ")]
+    return [shlex.split(line, comments=True)[1:] for line in lines]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_commands_and_options_of_a_page_exist(page: Path) -> None:
+    for words in commands(page.read_text()):
+        found = get_command(ROOMS.get(words[0], app))
+        rest = words[1:] if words[0] in ROOMS else words
+        while rest and rest[0] in getattr(found, "commands", {}):
+            found, rest = found.commands[rest[0]], rest[1:]  # pyright: ignore[reportAttributeAccessIssue]
+        known = {name for option in found.params for name in option.opts} | {"--help"}
+        given = {word.partition("=")[0] for word in rest if word.startswith("--")}
+        assert given <= known, f"{words}: there is no {given - known}"
+        assert rest or not isinstance(found, typer.core.TyperGroup), f"{words}: no such command"
+
+
+def test_every_method_has_a_page_with_every_setting() -> None:
+    pytest.importorskip("mkdocs", reason="the pages are made by mkdocs: the extra [docs]")
+    spec = importlib.util.spec_from_file_location("pages", ROOT / "docs" / "pages.py")
+    assert spec is not None and spec.loader is not None
+    pages = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(pages)
+    for name, kind in METHODS.items():
+        text = pages.page(name)
+        assert text.startswith(f"# {name}\n")
+        assert all(f"| `{setting}` |" in text for setting in kind().settings()), name
