@@ -111,6 +111,12 @@ def caption(
             "--ask", help="check every object that is named: mark, drop or rewrite; see docs/ask.md"
         ),
     ] = None,
+    show: Annotated[
+        Path | None, typer.Option(help="write a PNG: the last text, words coloured by grounding")
+    ] = None,
+    word: Annotated[
+        str | None, typer.Option(help="with --show: lay this word's attention over the photo")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Describe photos twice: with the unmodified model, and with methods acting."""
@@ -130,6 +136,10 @@ def caption(
     methods = lf.parse_methods(method, own)
     if max_new_tokens < 1:
         raise SettingError(f"max-new-tokens must be >= 1, got {max_new_tokens}")
+    if word is not None and show is None:
+        raise SettingError("--word goes with --show OUT.png")
+    if show is not None and len(images) != 1:
+        raise SettingError(f"--show takes one photo, got {len(images)}")
     if not prompt.strip():
         raise InputError("the prompt is empty")
     if not any(path.is_file() for path in images):
@@ -172,6 +182,12 @@ def caption(
         items.append({"image": str(path), "outputs": outputs})
         if not as_json:
             show_pair(path, outputs)
+        if show is not None:
+            from lvlm_fix.tools import show as shows
+
+            found = ground(loaded, processor, image, prompt, ids, looks=word is not None)
+            shows.draw(image, found, show, None if word is None else shows.place_of(found, word))
+            print(f"picture -> {show}", file=sys.stderr)
     for output in (output for item in items for output in item["outputs"]):
         output.pop("shown", None)
     if as_json:
