@@ -20,7 +20,7 @@ from lvlm_fix.ask.prefix import Prefix, by_columns, prefix_of
 from lvlm_fix.ask.wording import Wording
 from lvlm_fix.core.call import Signature
 from lvlm_fix.core.follower import beside
-from lvlm_fix.errors import SettingError
+from lvlm_fix.errors import InputError, SettingError
 from lvlm_fix.families import Family, family_of
 from lvlm_fix.models import DESCRIBE, prepare
 
@@ -83,7 +83,14 @@ class Asker:
     def look(
         self, images: Sequence[Image.Image], objects: Sequence[Iterable[str]]
     ) -> list[Answers]:
-        """The same for photos alone: one pass over each, then the questions."""
+        """The same for photos alone: one pass over each, then the questions.
+
+        Raises `InputError` unless there are as many lists of objects as photos.
+        """
+        if len(images) != len(objects):
+            raise InputError(
+                f"as many lists of objects as photos: got {len(objects)} and {len(images)}"
+            )
         given = self.pass_over(
             prepare(self.model, self.processor, images, [DESCRIBE] * len(images))
         )
