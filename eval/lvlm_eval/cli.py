@@ -82,6 +82,10 @@ def score_pope(
     questions: Annotated[Path, typer.Option(help="questions of one split in the published format")],
     answers: Annotated[Path, typer.Option(help="JSON lines with question_id and text or answer")],
     rule: RuleName = "published",
+    corrections: Annotated[
+        Path | None,
+        typer.Option(help="RePOPE's file: its labels count; what it leaves out is disputed"),
+    ] = None,
     skip_unknown: Annotated[
         bool, typer.Option(help="leave out answers to no question (RePOPE drops some)")
     ] = False,
@@ -93,6 +97,11 @@ def score_pope(
     given = pope.read_answers(answers, asked)
     if skip_unknown:
         given = {key: text for key, text in given.items() if key in asked}
+    disputed: dict[str, int] = {}
+    if corrections is not None:
+        asked, apart = pope.corrected(asked, pope.read_questions(corrections).values())
+        disputed = {"disputed": len(apart & given.keys())}
+        given = {key: text for key, text in given.items() if key not in apart}
     rows = pope.columns(asked, given, _rule(rule))
     if unanswered := len(asked) - len(given):
         print(
@@ -105,7 +114,7 @@ def score_pope(
             " rule reads the other way: see --rule strict",
             file=sys.stderr,
         )
-    _show(pope.score(rows, seed) | {"doubtful": misread}, as_json)
+    _show(pope.score(rows, seed) | {"doubtful": misread} | disputed, as_json)
 
 
 @app.command("check")
