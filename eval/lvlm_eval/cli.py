@@ -18,6 +18,7 @@ from rich.table import Table
 
 import lvlm_fix as lf
 from lvlm_eval import chair, pope
+from lvlm_eval.check import CAPTION_IDS, CAPTIONS, check
 from lvlm_eval.coco import choose, photos_in, read_ids, truth_of
 from lvlm_eval.compare import compare, load
 from lvlm_eval.records import by_id, read, write
@@ -34,8 +35,6 @@ from lvlm_fix.tools.cli import settings_of
 __all__ = ["app"]
 
 app = typer.Typer(no_args_is_help=True, help="Measure hallucination: run, score, compare, report.")
-CAPTION_IDS = ("image_id", "image", "file_name", "filename", "question_id", "id")
-CAPTIONS = ("caption", "text", "answer", "response", "prediction")
 scores = typer.Typer(no_args_is_help=True, help="Score captions or answers that are there already.")
 app.add_typer(scores, name="score")
 
@@ -83,6 +82,10 @@ def score_pope(
     questions: Annotated[Path, typer.Option(help="questions of one split in the published format")],
     answers: Annotated[Path, typer.Option(help="JSON lines with question_id and text or answer")],
     rule: RuleName = "published",
+    corrections: Annotated[
+        Path | None,
+        typer.Option(help="RePOPE's file: its labels count; what it leaves out is disputed"),
+    ] = None,
     skip_unknown: Annotated[
         bool, typer.Option(help="leave out answers to no question (RePOPE drops some)")
     ] = False,
@@ -94,6 +97,11 @@ def score_pope(
     given = pope.read_answers(answers, asked)
     if skip_unknown:
         given = {key: text for key, text in given.items() if key in asked}
+    disputed: dict[str, int] = {}
+    if corrections is not None:
+        asked, apart = pope.corrected(asked, pope.read_questions(corrections).values())
+        disputed = {"disputed": len(apart & given.keys())}
+        given = {key: text for key, text in given.items() if key not in apart}
     rows = pope.columns(asked, given, _rule(rule))
     if unanswered := len(asked) - len(given):
         print(
@@ -106,7 +114,34 @@ def score_pope(
             " rule reads the other way: see --rule strict",
             file=sys.stderr,
         )
-    _show(pope.score(rows, seed) | {"doubtful": misread}, as_json)
+    _show(pope.score(rows, seed) | {"doubtful": misread} | disputed, as_json)
+
+
+@app.command("check")
+def check_command(
+    files: Annotated[
+        list[Path],
+        typer.Argument(
+            help="captions, questions, answers, objects, pictures; COCO or photo folders",
+            metavar="FILE...",
+        ),
+    ],
+    as_json: AsJson = False,
+) -> None:
+    """Say what files are, what was understood, and what is odd; exit 2 where one is not understood.
+
+    Example: lvlm-fix eval check captions.jsonl objects.json photos/
+    """
+    rows = check(files)
+    if as_json:
+        print(json.dumps({"files": rows}))
+    else:
+        for row in rows:
+            print(row.get("error") or f"{row['file']}: {row['kind']}, {row['rows']} rows")
+            for odd in row["odd"]:
+                print(f"  odd: {odd}")
+    if any("error" in row for row in rows):
+        raise SystemExit(2)
 
 
 @app.command()

@@ -84,7 +84,7 @@ def read_truth(path: Path) -> Truth:
         raise DataError(f"{path} holds no objects; expected {{image id: [objects]}}")
     truth: Truth = {}
     for key, names in document.items():
-        if not str(key).isdigit() or not isinstance(names, list):
+        if not re.fullmatch("[0-9]{1,30}", key) or not isinstance(names, list):
             raise DataError(f"{path}: entry {key!r} is not an image id with a list of objects")
         found = node_names(map(str, names), path)
         truth[int(key)] = frozenset(node for node in found.values() if node is not None)
@@ -219,29 +219,30 @@ def _add(
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # pycocotools reports on standard output
             coco = COCO(str(path))
-    except (OSError, ValueError, KeyError, AssertionError) as error:
-        raise DataError(f"cannot read annotations {path}: {error}") from None
+    except (OSError, ValueError, LookupError, TypeError, RecursionError, AssertionError) as error:
+        reason = f"{type(error).__name__} {error}".strip()
+        raise DataError(f"cannot read annotations {path}: {reason}; expected COCO's") from None
     annotations: list[Mapping[str, Any]] = list(coco.anns.values())
     if not annotations:
         raise DataError(f"{path} has no annotations: every object would count as invented")
     try:
-        named = {key: category["name"] for key, category in coco.cats.items()}
+        named = {key: str(category["name"]) for key, category in coco.cats.items()}
         if "caption" not in annotations[0] and not named:
             raise DataError(f"{path} has no list of categories")
         used = {named[one["category_id"]] for one in annotations if "caption" not in one}
-    except (KeyError, TypeError) as error:
-        raise DataError(f"{path}: an annotation or a category lacks {error}") from None
-    objects_of = node_names(used, path, synonyms)
-    for image_id in coco.imgs:
-        objects.setdefault(int(image_id), set())
-    for annotation in annotations:
-        found = (
-            nodes(annotation["caption"], dialect)
-            if "caption" in annotation
-            else [objects_of[named[annotation["category_id"]]]]
-        )
-        known = {node for node in found if node is not None}
-        objects.setdefault(int(annotation["image_id"]), set()).update(known)
+        objects_of = node_names(used, path, synonyms)
+        for image_id in coco.imgs:
+            objects.setdefault(int(image_id), set())
+        for annotation in annotations:
+            found = (
+                nodes(str(annotation["caption"]), dialect)
+                if "caption" in annotation
+                else [objects_of[named[annotation["category_id"]]]]
+            )
+            known = {node for node in found if node is not None}
+            objects.setdefault(int(annotation["image_id"]), set()).update(known)
+    except (LookupError, TypeError, ValueError, OverflowError) as error:
+        raise DataError(f"{path}: an annotation or a category is damaged: {error!r}") from None
 
 
 def _cache() -> Path:

@@ -27,6 +27,7 @@ __all__ = [
     "Question",
     "Rule",
     "columns",
+    "corrected",
     "doubtful",
     "figures",
     "generate",
@@ -75,6 +76,20 @@ def read_questions(path: Path) -> dict[int, Question]:
             )
         out[key] = Question(key, record["image"], text, label)
     return out
+
+
+def corrected(
+    questions: Mapping[int, Question], corrections: Iterable[Question]
+) -> tuple[dict[int, Question], frozenset[int]]:
+    """The questions with the labels of corrections (RePOPE) about the same photo and text, and the
+    disputed ones: those that the corrections leave out. Raises `DataError` where none is shared.
+    """
+    labels = {(one.image, one.text): one.label for one in corrections}
+    known = {key: one for key, one in questions.items() if (one.image, one.text) in labels}
+    if not known:
+        raise DataError("the corrections share no photo and text with the questions")
+    out = {key: one._replace(label=labels[one.image, one.text]) for key, one in known.items()}
+    return out, frozenset(questions.keys() - known.keys())
 
 
 def read_answers(path: Path, questions: Mapping[int, Question] | None = None) -> dict[int, str]:

@@ -10,6 +10,7 @@ import gzip
 import io
 import json
 import lzma
+import math
 import os
 import re
 import zlib
@@ -32,6 +33,7 @@ __all__ = [
 ]
 
 Record = dict[str, Any]
+DIGITS = 30  # of an id; no number of a photo or a question is longer
 OPENERS: Mapping[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 
 
@@ -53,7 +55,7 @@ def read(path: Path) -> list[Record]:
     elif first != "{" and text.strip():
         records = _table(text, path)
     elif (whole := _one_object(text)) is not None:
-        records = _inner(whole)
+        records = _inner(whole, path)
     elif text.lstrip().partition("\n")[0].rstrip() in ("{", ""):  # indented, one after another
         records = _following(text, path)
     else:
@@ -71,24 +73,25 @@ def _one_object(text: str) -> Record | None:
     """The object that the text is; None where it is something else."""
     try:
         found = json.loads(text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None
 
 
-def _inner(whole: Record) -> list[Record]:
+def _inner(whole: Record, path: Path) -> list[Record]:
     """The records of an outer object."""
     for key in ("sentences", "annotations", "captions", "results"):
         if isinstance(whole.get(key), list):
             return [one for one in whole[key] if isinstance(one, dict)]
     inner = whole.get("imgToEval", whole)
-    if inner and isinstance(inner, dict) and all(map(str.isdigit, inner)):
-        return [
-            {"image_id": key, "caption": value}
-            if isinstance(value, str)
-            else {"image_id": key} | dict(value)
-            for key, value in inner.items()
-        ]
+    if inner and isinstance(inner, dict) and all(map(str.isdecimal, inner)):
+        found = list[Record]()
+        for key, value in inner.items():
+            if not isinstance(value, str | dict):
+                raise DataError(f"{path}: entry {key!r} needs a text, found {str(value)[:60]}")
+            record = {"caption": value} if isinstance(value, str) else cast(Record, value)
+            found.append({"image_id": key} | record)
+        return found
     return [whole]
 
 
@@ -101,9 +104,11 @@ def _following(text: str, path: Path) -> list[Record]:
             break
         try:
             record, place = decoder.raw_decode(text, place)
-        except json.JSONDecodeError as error:
-            raise DataError(f"{path}: not JSON at line {error.lineno}: {error.msg}") from None
-        found.append(record)
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{path}: not JSON{_where(error)}") from None
+        if not isinstance(record, dict):
+            raise DataError(f"{path}: {str(record)[:60]} is not a JSON object")
+        found.append(cast(Record, record))
     return found
 
 
@@ -112,6 +117,13 @@ def _table(text: str, path: Path) -> list[Record]:
     head = text.partition("\n")[0]
     mark = "\t" if "\t" in head else ","
     rows = csv.DictReader(io.StringIO(text), delimiter=mark)
+    try:
+        return _rows(rows, head, path)
+    except csv.Error as error:
+        raise DataError(f"{path}: line {rows.line_num} is damaged: {error}") from None
+
+
+def _rows(rows: csv.DictReader[str], head: str, path: Path) -> list[Record]:
     if len(rows.fieldnames or ()) < 2:
         raise DataError(
             f"{path} is neither JSON nor a table with a line of names; it begins with {head[:60]!r}"
@@ -174,11 +186,11 @@ def _whole(value: Any) -> int | None:
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     if not isinstance(value, str):
-        return int(value) if value == int(value) else None
+        return int(value) if math.isfinite(value) and value == int(value) else None
     found = re.fullmatch(
         r"(?:.*[/\\_])?0*(\d+)(?:\.(?:jpe?g|png|webp))?", value.strip(), re.IGNORECASE
     )
-    return int(found[1]) if found else None
+    return int(found[1]) if found and len(found[1]) <= DIGITS else None
 
 
 def read_json(path: Path) -> Any:
@@ -230,14 +242,21 @@ def _text(path: Path) -> str:
 def _parse(text: str, where: str) -> Any:
     try:
         return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{where}: not JSON at line {error.lineno}: {error.msg}") from None
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where}: not JSON{_where(error)}") from None
+
+
+def _where(error: Exception) -> str:
+    """The line and the reason of a fault of JSON."""
+    if isinstance(error, json.JSONDecodeError):
+        return f" at line {error.lineno}: {error.msg}"
+    return f" that can be read: {error}"
 
 
 def _line(line: str, path: Path, number: int) -> Record:
     try:
         record = json.loads(line)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         raise DataError(
             f"{path}: line {number} is damaged: {line[:60]!r}; mend or delete it"
         ) from None

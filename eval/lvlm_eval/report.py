@@ -22,7 +22,7 @@ from lvlm_fix.objects.extract import Dialect
 
 __all__ = ["COUNTS", "cell", "changed_most", "render"]
 
-COUNTS = frozenset({"n", "length", "unreadable", "tp", "fp", "tn", "fn"})
+COUNTS = frozenset({"n", "length", "unreadable", "doubtful", "disputed", "tp", "fp", "tn", "fn"})
 """Figures that are no shares."""
 _SHOWN = {
     "chair": ("chair_s", "chair_i", "recall", "precision", "f1", "length", "distinct_3"),

@@ -73,6 +73,25 @@ def test_questions_and_score_pope(tmp_path: Path) -> None:
     )
 
 
+def test_disputed_answers_are_counted_apart(tmp_path: Path) -> None:
+    asked, right, given = (tmp_path / name for name in ("q.jsonl", "r.jsonl", "a.jsonl"))
+    rows = [
+        {"question_id": n, "image": "1.jpg", "text": f"Is there a {name}?", "label": "yes"}
+        for n, name in enumerate(["dog", "cat", "bus"])
+    ]
+    asked.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    right.write_text(json.dumps(rows[0]) + "\n" + json.dumps(rows[1] | {"label": "no"}) + "\n")
+    given.write_text("".join(f'{{"question_id": {n}, "text": "yes"}}\n' for n in range(3)))
+    command = ("score", "pope", "--questions", asked, "--answers", given, "--json")
+    found = call(*command, "--corrections", right)
+    assert (found["n"], found["tp"], found["fp"], found["disputed"]) == (2, 1, 1, 1)
+    assert "disputed" not in call(*command)
+    shown = CliRunner().invoke(app, [*map(str, command[:-1]), "--corrections", str(right)]).stdout
+    assert "disputed" in shown
+    assert "disputed, %" not in shown
+    assert "doubtful, %" not in shown
+
+
 def test_compare_and_report(tmp_path: Path) -> None:
     out, page = tmp_path / "run", tmp_path / "page.html"
     run(plan(), answering(), out)

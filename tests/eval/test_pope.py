@@ -27,6 +27,10 @@ QUESTIONS = {
         ("NO", "yes", True, ("no", True)),  # the authors look for three spellings only
         ("Yes. No, wait.", "yes", True, ("yes", True)),  # the first sentence
         ("There is, no, a dog", "no", True, ("yes", False)),  # commas are dropped
+        ("**No**", "yes", True, ("no", True)),
+        ("no!", "yes", True, ("no", True)),
+        ("Yes and no", "no", True, ("yes", True)),  # a "no" anywhere; or how it begins
+        ("nope", "yes", False, ("yes", False)),
         ("A dog.", "yes", False, ("yes", False)),
         ("", "yes", False, ("yes", False)),
         ("nothing", "yes", False, ("yes", False)),
@@ -65,6 +69,15 @@ def test_unreadable_answers_are_yes_by_the_published_rule_and_wrong_by_the_stric
     published, strict = table(*["hm"] * 4), table(*["hm"] * 4, rule="strict")
     assert (published["unreadable"], published["yes_ratio"], published["accuracy"]) == (4, 1.0, 0.5)
     assert (strict["unreadable"], strict["yes_ratio"], strict["accuracy"]) == (4, 0.0, 0.0)
+
+
+def test_corrections_change_labels_and_what_they_leave_out_is_apart() -> None:
+    moved = [one._replace(question_id=70 + key) for key, one in QUESTIONS.items() if key != 3]
+    found, disputed = pope.corrected(QUESTIONS, [moved[0]._replace(label="no"), *moved[1:]])
+    assert {key: one.label for key, one in found.items()} == {1: "no", 2: "no", 4: "no"}
+    assert disputed == {3}
+    with pytest.raises(DataError, match="share no photo"):
+        pope.corrected(QUESTIONS, [moved[0]._replace(image="9.jpg")])
 
 
 def test_unanswered_questions_are_left_out() -> None:
@@ -146,6 +159,15 @@ def test_the_printed_confusion_counts(
     given = pope.read_answers(folder / f"llava-v1.5-7b.{answers}.answers.jsonl")
     found = pope.score(pope.columns(pope.read_questions(folder / questions), given))
     assert tuple(found[name] for name in ("tp", "fp", "tn", "fn")) == counts
+
+
+def test_corrections_of_every_published_split(shared: Path) -> None:
+    folder = shared / "oracles/pope"
+    for split in pope.SPLITS:
+        asked = pope.read_questions(folder / f"coco_pope_{split}.json")
+        corrections = pope.read_questions(folder / f"coco_repope_{split}.json")
+        found, disputed = pope.corrected(asked, corrections.values())
+        assert len(found) == len(asked) - len(disputed) == len(corrections)
 
 
 def test_every_question_file_is_read(shared: Path) -> None:
