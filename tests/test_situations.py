@@ -15,7 +15,7 @@ import pytest
 import torch
 from cases import CASES, cache_of, held
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel, StaticCache
 
 import lvlm_fix as lf
 from lvlm_fix.tools.miniature import IMAGE, inputs_for, miniature, sample
@@ -143,6 +143,19 @@ def test_a_cropped_cache_is_a_text_that_never_had_what_was_cut(case: str) -> Non
         return logits_of(case, do)
 
     torch.testing.assert_close(run(True), run(False), atol=1e-5, rtol=1e-5)
+
+
+@every
+def test_a_static_cache_that_was_reset_begins_another_text(case: str) -> None:
+    model, inputs = built()
+    other = inputs | {"pixel_values": -2 * inputs["pixel_values"]}
+    cache = StaticCache(config=model.config.get_text_config(), max_cache_len=80)
+    with torch.no_grad(), lf.fix(model, CASES[case][1]):
+        wanted = model(**other).logits[:, -1]
+        model(**inputs, use_cache=True, **held(model, cache))
+        cache.reset()
+        found = model(**other, use_cache=True, **held(model, cache)).logits[:, -1]
+    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-4)
 
 
 @every

@@ -57,6 +57,10 @@ class Followed:
         if (left := length_of(cast(Cache, self))) < text.length:
             text.cut(left)
 
+    def reset(self) -> None:
+        cast(Any, super()).reset()
+        self.__dict__[TEXT].owner = None  # what comes next begins another text
+
     def batch_repeat_interleave(self, *args: Any) -> None:
         cast(Any, super()).batch_repeat_interleave(*args)
         text: Text = self.__dict__[TEXT]
