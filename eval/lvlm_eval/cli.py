@@ -41,6 +41,16 @@ app.add_typer(scores, name="score")
 AsJson = Annotated[bool, typer.Option("--json", help="print one JSON document on standard output")]
 DialectName = Annotated[str, typer.Option(help="published (comparable) or strict")]
 RuleName = Annotated[str, typer.Option(help="published (comparable) or strict")]
+Data = Annotated[Path, typer.Option(help="COCO folder, or a folder of photos with an objects file")]
+Model = Annotated[str, typer.Option(help='a hub name, a folder, or "tiny"')]
+Revision = Annotated[str | None, typer.Option(help="commit of the model")]
+Images = Annotated[
+    Path | None, typer.Option(help="folder of photos; default: val2014, val2017 or images")
+]
+TruthFile = Annotated[
+    Path | None, typer.Option(help="objects file; default: the annotations of DATA")
+]
+Limit = Annotated[int | None, typer.Option(help="draw so many photos by the seed")]
 Seed = Annotated[int, typer.Option(help="of the subset, the questions and the bootstrap")]
 
 
@@ -152,7 +162,7 @@ def questions(
     ids: Annotated[
         str | None, typer.Option(help="file.json or file.json:name; default: every photo")
     ] = None,
-    limit: Annotated[int | None, typer.Option(help="draw so many photos by the seed")] = None,
+    limit: Limit = None,
     per_photo: Annotated[int, typer.Option(help="yes questions a photo, and as many no")] = 3,
     seed: Seed = 0,
 ) -> None:
@@ -167,22 +177,16 @@ def questions(
 @app.command("run")
 def run_command(
     task: Annotated[str, typer.Argument(help="chair or pope")],
-    data: Annotated[
-        Path, typer.Option(help="COCO folder, or a folder of photos with an objects file")
-    ],
+    data: Data,
     out: Annotated[Path, typer.Option(help="run folder; the same command again resumes")],
     method: Annotated[
         list[str],
         typer.Option(help='repeatable; "none", "var+vhr", "random-heads:seed=0..19", "all"'),
     ],
-    model: Annotated[str, typer.Option(help='a hub name, a folder, or "tiny"')] = "tiny",
-    revision: Annotated[str | None, typer.Option(help="commit of the model")] = None,
-    images: Annotated[
-        Path | None, typer.Option(help="folder of photos; default: val2014, val2017 or images")
-    ] = None,
-    truth: Annotated[
-        Path | None, typer.Option(help="objects file; default: the annotations of DATA")
-    ] = None,
+    model: Model = "tiny",
+    revision: Revision = None,
+    images: Images = None,
+    truth: TruthFile = None,
     questions: Annotated[
         list[Path] | None, typer.Option(help="POPE files; default: three splits, generated")
     ] = None,
@@ -190,7 +194,7 @@ def run_command(
     split: Annotated[
         str | None, typer.Option(help="a list of DATA/splits.json, as --ids DATA/splits.json:SPLIT")
     ] = None,
-    limit: Annotated[int | None, typer.Option(help="draw so many photos by the seed")] = None,
+    limit: Limit = None,
     batch_size: Annotated[int, typer.Option(help="samples at a time")] = 8,
     max_new_tokens: Annotated[
         int | None, typer.Option(help="longest text; default 128, for POPE 8")
@@ -309,19 +313,13 @@ def report(
 
 @app.command("grounding")
 def grounding_command(
-    data: Annotated[
-        Path, typer.Option(help="COCO folder, or a folder of photos with an objects file")
-    ],
-    model: Annotated[str, typer.Option(help='a hub name, a folder, or "tiny"')] = "tiny",
-    revision: Annotated[str | None, typer.Option(help="commit of the model")] = None,
-    images: Annotated[
-        Path | None, typer.Option(help="folder of photos; default: val2014, val2017 or images")
-    ] = None,
-    truth: Annotated[
-        Path | None, typer.Option(help="objects file; default: the annotations of DATA")
-    ] = None,
+    data: Data,
+    model: Model = "tiny",
+    revision: Revision = None,
+    images: Images = None,
+    truth: TruthFile = None,
     split: Annotated[str | None, typer.Option(help="a list of DATA/splits.json")] = None,
-    limit: Annotated[int | None, typer.Option(help="draw so many photos by the seed")] = None,
+    limit: Limit = None,
     batch_size: Annotated[int, typer.Option(help="captions at a time")] = 8,
     max_new_tokens: Annotated[int, typer.Option(help="longest text")] = 128,
     prompt: Annotated[str, typer.Option(help="what to ask for a caption")] = DESCRIBE,
