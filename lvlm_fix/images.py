@@ -8,7 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from lvlm_fix.errors import ImageError
 
@@ -22,14 +22,16 @@ def sample_photos() -> list[Path]:
     return sorted(Path(str(files("lvlm_fix") / "photos")).glob("*.jpg"))
 
 
-def open_image(source: str | Path | bytes) -> Image.Image:
+def open_image(
+    source: str | Path | bytes, *, pixels: int = PIXELS, formats: tuple[str, ...] | None = None
+) -> Image.Image:
     """Read a photo, a file or its bytes, as RGB, turned upright by its EXIF data.
 
-    Raises `ImageError` where it cannot be read, or has more than `PIXELS` pixels: these are not
-    decoded.
+    Raises `ImageError` where it cannot be read, is of none of the `formats` (None: all that Pillow
+    reads), or has more than `pixels`: these are not decoded.
     """
     if isinstance(source, bytes):
-        name, opened = "the picture", io.BytesIO(source)
+        name, opened = "a picture", io.BytesIO(source)
     elif not Path(source).is_file():
         raise ImageError(f"there is no image file {str(source)!r}")
     else:
@@ -37,16 +39,21 @@ def open_image(source: str | Path | bytes) -> Image.Image:
     try:
         with warnings.catch_warnings():  # Pillow warns of what is refused here
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(opened)
+            image = Image.open(opened, formats=formats)
         with image:
             width, height = image.size
-            if width * height > PIXELS:
+            if width * height > pixels:
                 raise ImageError(
-                    f"{name} has {width} x {height} pixels, more than {PIXELS:,}: make it smaller"
+                    f"{name} has {width} x {height} pixels; at most {pixels:,} are taken"
                 )
             return upright(image)
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        raise ImageError(f"cannot read {name} as an image: {error}") from error
+    except ImageError:
+        raise
+    except UnidentifiedImageError as error:
+        kinds = "no image" if formats is None else f"none of {', '.join(formats)}"
+        raise ImageError(f"{name} cannot be read as an image: it is {kinds}") from error
+    except Exception as error:  # decoders raise what they like on damaged bytes
+        raise ImageError(f"{name} cannot be read as an image: {error}") from error
 
 
 def upright(image: Image.Image) -> Image.Image:

@@ -25,6 +25,7 @@ from transformers.generation.streamers import BaseStreamer
 
 import lvlm_fix as lf
 from lvlm_fix.errors import ImageError, InputError, ModelError
+from lvlm_fix.images import PIXELS
 from lvlm_fix.models import prepare
 from lvlm_fix.objects.extract import mentions
 from lvlm_fix.tools.grounding import Grounding, ground
@@ -47,7 +48,6 @@ SAMPLES = {
 }
 """The COCO objects in the sample photos, by our own eyes."""
 
-PIXELS = 64_000_000  # of a photo that is opened; ours: a phone's largest, some 200 MB once decoded
 SIDE = 1600  # pixels of the longer side that is kept
 PROMPT = 1_000  # characters
 TOKENS = 256

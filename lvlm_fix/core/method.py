@@ -58,8 +58,9 @@ class Method:
     paper: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
+        present = dir(type(self))
         for name, instead in FORMER.items():
-            if name in dir(type(self)):
+            if name in present:
                 raise PluginError(
                     f"{type(self).__name__} overrides {name}, which methods no longer have: "
                     f"override {instead} (see CONTRIBUTING)"

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import base64
 import binascii
-import io
 import re
 from urllib.parse import unquote_to_bytes
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from lvlm_fix.errors import ImageError
-from lvlm_fix.images import upright
+from lvlm_fix.images import open_image
 
 __all__ = ["bytes_of", "picture"]
 
@@ -42,17 +41,4 @@ def bytes_of(url: str) -> bytes:
 
 def picture(data: bytes, pixels: int) -> Image.Image:
     """An upright RGB picture of at most `pixels` from encoded bytes. Raises `ImageError`."""
-    try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            if image.width * image.height > pixels:
-                raise ImageError(
-                    f"a picture has {image.width} x {image.height} pixels; at most {pixels:,} "
-                    "are taken"
-                )
-            return upright(image)
-    except ImageError:
-        raise
-    except UnidentifiedImageError:
-        raise ImageError(f"a picture is none of {', '.join(FORMATS)}") from None
-    except Exception as error:  # decoders raise what they like on damaged bytes
-        raise ImageError(f"a picture cannot be read: {error}") from error
+    return open_image(data, pixels=pixels, formats=FORMATS)

@@ -56,7 +56,8 @@ class _Live(Live[Float[Tensor, "batch heads dim"]]):
         text = now.text
         keep = text.valid & ~text.shown
         words = [tuple(row[kept].tolist()) for row, kept in zip(text.prompt_ids, keep, strict=True)]
-        self._forget()
+        if self._host.remember:
+            self._forget()
         new = [one for one in dict.fromkeys(words) if one not in self._known]
         with self._host.unedited(), torch.no_grad():
             if new:

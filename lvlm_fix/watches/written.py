@@ -61,14 +61,15 @@ class EndTokens(Watch[Int[Tensor, " tokens"]]):
                 f"{type(host.model).__name__}: its generation settings name no token that ends a "
                 "text"
             )
-        return _Ends(self, [found] if isinstance(found, int) else list(found), host)
+        return _Ends(self, [found] if isinstance(found, int) else list(found))
 
 
 class _Ends(Live[Int[Tensor, " tokens"]]):
-    def __init__(self, watch: EndTokens, tokens: list[int], host: Host) -> None:
+    def __init__(self, watch: EndTokens, tokens: list[int]) -> None:
         super().__init__(watch)
-        self._tokens, self._host = tokens, host
+        self._tokens = torch.tensor(tokens)
 
     def at_token(self, at: AtToken) -> Int[Tensor, " tokens"]:
         assert at.now is not None
-        return torch.tensor(self._tokens, device=at.now.text.device)
+        self._tokens = self._tokens.to(at.now.text.device)
+        return self._tokens
