@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from jaxtyping import install_import_hook
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -47,8 +48,13 @@ def photos() -> list[Path]:
 
 
 @pytest.fixture(autouse=True)
-def seeded() -> None:
+def seeded() -> Iterator[None]:
+    """Each test begins from one seed, and leaves torch's modes as it found them."""
     transformers.set_seed(0)
+    yield
+    left = (torch.is_grad_enabled(), torch.is_inference_mode_enabled())
+    torch.set_grad_enabled(True)
+    assert left == (True, False), "this test left gradients off, or inference mode on"
 
 
 @pytest.fixture
