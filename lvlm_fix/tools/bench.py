@@ -319,11 +319,15 @@ def _round(
 
     turns = {name: greenlet(run) for name in names}
     with torch.no_grad():  # or the first `generate` to end would turn gradients on for all
-        while turns:
-            for name, turn in list(turns.items()):
-                turn.switch(name)
-                if turn.dead:
-                    del turns[name]
+        try:
+            while turns:
+                for name, turn in list(turns.items()):
+                    turn.switch(name)
+                    if turn.dead:
+                        del turns[name]
+        finally:  # one that ends later would leave gradients as they are in here
+            for turn in turns.values():
+                turn.throw()
     return times
 
 
