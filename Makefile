@@ -4,7 +4,7 @@ IMAGE ?= lvlm_fix/photos/coffee.jpg
 BIN = .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install caption demo test test-matrix docs check format
+.PHONY: help install caption demo test test-matrix wheel lock docs check format
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -36,6 +36,15 @@ test: .venv/tested ## what CI runs
 
 test-matrix: .venv/tested ## the contract on the oldest and the newest transformers of the range
 	tests/matrix.sh
+
+wheel: install ## build it, and try it in an environment of its own, away from this tree
+	tests/wheel.sh
+
+lock: install ## every release that development stands on, into requirements.lock
+	$(BIN)/python -m pip install -q uv
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --no-annotate --no-header \
+		--extra test --extra docs --extra int8 -c constraints.txt pyproject.toml \
+		--upgrade -o requirements.lock
 
 docs: install ## the site, into site/; a warning is an error
 	$(BIN)/python -m pip install -q -c constraints.txt -e ".[docs]"

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from lvlm_fix.objects.spots import listed as listed
     from lvlm_fix.tools.scoring import score_heads as score_heads
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 ROOMS = {
     "lvlm_fix.ask.asked": ("asked",),
