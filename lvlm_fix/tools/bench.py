@@ -15,8 +15,6 @@ from __future__ import annotations
 
 import copy
 import importlib.util
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -25,7 +23,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-import transformers
 from greenlet import getcurrent, greenlet
 from torch import Tensor, nn
 from transformers import CompileConfig, PreTrainedModel, StoppingCriteria, StoppingCriteriaList
@@ -33,13 +30,14 @@ from transformers import CompileConfig, PreTrainedModel, StoppingCriteria, Stopp
 from lvlm_fix.attach import Fix
 from lvlm_fix.core.layer import Layer
 from lvlm_fix.core.text import Pass
-from lvlm_fix.errors import ModelError, SettingError
+from lvlm_fix.errors import SettingError
 from lvlm_fix.families import family_of
 from lvlm_fix.method import AtLayer, Method
 from lvlm_fix.methods import parse_methods
 from lvlm_fix.models import load, open_image, sample_photos
 from lvlm_fix.private import implementation_of
 from lvlm_fix.tools.geometries import QUESTIONS, TOKENS, Subject
+from lvlm_fix.tools.measuring import machine, peak_of, spread, wait_for, weights_of
 from lvlm_fix.watches import WithoutImage
 
 __all__ = ["DEFAULT", "Plan", "Row", "bench", "check_name", "lengths", "machine", "steps"]
@@ -121,7 +119,7 @@ class _Clock(StoppingCriteria):
     """
 
     def __init__(self, model: PreTrainedModel, pause: Callable[[], object]) -> None:
-        self.model, self._wait, self._pause = model, _wait(model), pause
+        self.model, self._wait, self._pause = model, wait_for(model), pause
         self.seconds: list[float] = []
         self.start()
 
@@ -247,27 +245,6 @@ def lengths(
             for name in plan.methods
         ]
     return rows
-
-
-def machine(subject: Subject) -> dict[str, Any]:
-    """Where it was measured, and of what."""
-    device = subject.model.device
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
-    return {
-        "name": name,
-        "device": device.type,
-        "cores": (
-            len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        ),
-        "threads": torch.get_num_threads(),
-        "model": subject.name,
-        "random_weights": subject.processor is None,
-        "parameters": sum(p.numel() for p in subject.model.parameters()),
-        "dtype": str(subject.model.dtype).removeprefix("torch."),
-        "attention": implementation_of(subject.model.get_decoder()),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-    }
 
 
 def check_name(name: str, settings: Mapping[str, str]) -> None:
@@ -442,15 +419,10 @@ def _mitigv(subject: Subject, batch: int, pause: Callable[[], object]) -> Genera
         del model.__dict__["language_model"]
 
 
-def _wait(model: PreTrainedModel) -> Callable[[], None]:
-    """Waits for the model's device."""
-    return torch.cuda.synchronize if model.device.type == "cuda" else lambda: None
-
-
 def _time(
     subject: Subject, name: str, prompts: Prompts, plan: Plan, pause: Callable[[], object]
 ) -> _Time:
-    spent, wait = [0.0], _wait(subject.model)
+    spent, wait = [0.0], wait_for(subject.model)
     with _serving(subject, name, prompts, plan, pause) as (serve, handle):
         (first,) = serve(1, 0)
         for live in () if handle is None else handle._lives.values():
@@ -479,36 +451,9 @@ def _timed(
 def _peak(subject: Subject, name: str, prompts: Prompts, plan: Plan) -> float:
     """Bytes of the weights and of the most that tensors took at once, over prefill and three
     tokens.
-
-    On a CPU the sum of the allocator's events (scratch inside kernels is not seen), on CUDA its own
-    high-water mark.
     """
-    weights = sum(
-        t.numel() * t.element_size()
-        for t in (*subject.model.parameters(), *subject.model.buffers())
-    )
     with _serving(subject, name, prompts, plan) as (serve, _):
-        if subject.model.device.type == "cuda":
-            before = torch.cuda.memory_allocated()
-            torch.cuda.reset_peak_memory_stats()
-            serve(4, 0)
-            return float(weights + torch.cuda.max_memory_allocated() - before)
-        os.environ.setdefault("KINETO_LOG_LEVEL", "9")  # it announces each start and stop
-        with torch.profiler.profile(
-            activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True, acc_events=True
-        ) as profile:
-            serve(4, 0)
-    results: Any = profile.profiler
-    events = [e for e in results.kineto_results.events() if e.name() == "[memory]"]
-    level = peak = 0
-    for event in sorted(events, key=lambda e: e.start_ns()):
-        level += event.nbytes()
-        peak = max(peak, level)
-    if not events:
-        raise ModelError(
-            "the profiler saw no allocation: this build of torch cannot measure memory on a CPU"
-        )
-    return float(weights + peak)
+        return weights_of(subject.model) + peak_of(subject.model, lambda: serve(4, 0))
 
 
 # rows
@@ -535,12 +480,12 @@ def _row(
         prefill_seconds=statistics.median(prefill),
         decode_seconds=statistics.median(decode),
         tokens_per_second=batch / statistics.median(decode),
-        prefill_ratio=_spread([a / b.prefill for a, b in zip(prefill, plain, strict=True)]),
-        again_ratio=_spread([a.again / b.again for a, b in zip(own, plain, strict=True)]),
-        no_image_ratio=_spread([a.no_image / b.again for a, b in zip(own, plain, strict=True)]),
+        prefill_ratio=spread([a / b.prefill for a, b in zip(prefill, plain, strict=True)]),
+        again_ratio=spread([a.again / b.again for a, b in zip(own, plain, strict=True)]),
+        no_image_ratio=spread([a.no_image / b.again for a, b in zip(own, plain, strict=True)]),
         no_image_share=share,
-        decode_ratio=_spread(ratios),
-        tokens_per_second_ratio=_spread([1 / ratio for ratio in ratios]),
+        decode_ratio=spread(ratios),
+        tokens_per_second_ratio=spread([1 / ratio for ratio in ratios]),
         peak_mib=peaks[name] / 2**20,
         memory_ratio=peaks[name] / peaks["none"],
         rounds=len(rounds),
@@ -548,24 +493,5 @@ def _row(
     )
 
 
-def _spread(values: Sequence[float]) -> tuple[float, float, float]:
-    """Median, first and third quartile."""
-    if len(values) == 1:
-        return values[0], values[0], values[0]
-    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
-    return middle, low, high
-
-
 def _image_tokens(subject: Subject) -> Tensor:
     return torch.tensor(family_of(subject.model).image_tokens, device=subject.model.device)
-
-
-def _processor() -> str:
-    """The processor's name."""
-    try:
-        with open("/proc/cpuinfo") as file:
-            return next(
-                line.split(":", 1)[1].strip() for line in file if line.startswith("model name")
-            )
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -124,9 +124,13 @@ class Subject:
     )  # that let VAR act on random weights
 
 
-def subject(name: str, *, dtype: torch.dtype, device: str, seed: int = 0) -> Subject:
+def subject(
+    name: str, *, dtype: torch.dtype | Literal["auto"], device: str, seed: int = 0
+) -> Subject:
     """A geometry by name with random weights; else a model by hub name or folder, or "tiny"."""
     if name in GEOMETRIES:
+        if dtype == "auto":
+            raise SettingError(f"{name} has no checkpoint: say its dtype")
         return _random(name, GEOMETRIES[name](), dtype, device, seed)
     model, processor = load(name, dtype=dtype, device=device)
     photo = open_image(sample_photos()[0])

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import resource
 import sys
 import traceback
 from collections import Counter
@@ -23,7 +22,6 @@ from typing import Any
 
 import torch
 import transformers
-from rich.progress import track
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -287,6 +285,8 @@ def _alone(family: str) -> dict[str, Any]:
 
 
 def _send(family: str, there: Connection) -> None:
+    import resource  # not on every system
+
     resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
     resource.setrlimit(resource.RLIMIT_AS, (BYTES, BYTES))
     there.send(probe(family))
@@ -345,6 +345,8 @@ def main() -> None:
     """Probe the families named on the command line, or all; data and page are written
     after each.
     """
+    from rich.progress import track
+
     transformers.logging.set_verbosity_error()
     torch.set_num_threads(1)
     chosen = sys.argv[1:] or FAMILIES
