@@ -30,6 +30,7 @@ from lvlm_fix.methods.vaf import VAF
 from lvlm_fix.methods.var import VAR
 from lvlm_fix.methods.vcd import VCD
 from lvlm_fix.methods.vhr import VHR
+from lvlm_fix.methods.yes_push import YesPush
 from lvlm_fix.plugins import Methods
 
 __all__ = [
@@ -56,6 +57,7 @@ __all__ = [
     "PlausibleOnly",
     "RandomHeads",
     "Truncate",
+    "YesPush",
     "parse_methods",
     "resolve",
 ]
@@ -63,7 +65,7 @@ __all__ = [
 # these, and what other packages bring
 METHODS = Methods(
     ACT, ADHH, DeCo, DoLa, EAH, EosBoost, Guide, HGAI, IAT, ICD, M3ID, PAI, PAINT, PlausibleOnly,
-    RandomHeads, SLA, SPIN, Truncate, VAF, VAR, VCD, VHR,
+    RandomHeads, SLA, SPIN, Truncate, VAF, VAR, VCD, VHR, YesPush,
 )  # fmt: skip
 
 

@@ -243,22 +243,24 @@ def marked(text: str, other: str) -> Text:
 
 @app.command()
 def methods(as_json: AsJson = False) -> None:
-    """List the methods, their papers and the places they edit."""
+    """List the methods: papers, the places they edit, what they need and where they depart from the
+    paper (--json), and which are controls.
+    """
     from lvlm_fix.methods import METHODS
+    from lvlm_fix.tools.listing import listed
 
     kinds = dict(METHODS)  # those of other packages are loaded here
-    rows: list[dict[str, Any]] = [
-        {"name": name, "paper": kind.paper, "edits": list(kind.edits())}
-        for name, kind in kinds.items()
-    ]
-    rows.insert(0, {"name": "none", "paper": "", "edits": []})
+    rows = [listed(kind) | {"name": name} for name, kind in kinds.items()]
+    none: dict[str, Any] = {"name": "none", "paper": "", "edits": []}
+    rows.insert(0, none | {"needs": "", "departs": "", "control": False})
     if as_json:
         return emit({"methods": rows})
     table = Table("method", "paper", "edits", "settings")
     for row in rows:
         kind = kinds.get(row["name"])
         given = "" if kind is None else ", ".join(f"{k}={v}" for k, v in kind().settings().items())
-        table.add_row(row["name"], row["paper"], ", ".join(row["edits"]), given)
+        paper = row["paper"] + (" (control)" if row["control"] else "")
+        table.add_row(row["name"], paper.strip(), ", ".join(row["edits"]), given)
     out.print(table)
 
 

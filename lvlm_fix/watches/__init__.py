@@ -12,9 +12,10 @@ from lvlm_fix.watches.rows import LastRows, TextRows
 from lvlm_fix.watches.sinks import ChannelSinks, ReceivedSinks, sink_masks
 from lvlm_fix.watches.tower_looks import TowerLooks, local_and_summary
 from lvlm_fix.watches.views import DisturbedPrompt, NoImage, NoisedImage, View, diffused
-from lvlm_fix.watches.written import EndTokens, Written
+from lvlm_fix.watches.written import AnswerTokens, EndTokens, Written
 
 __all__ = [
+    "AnswerTokens",
     "Branch",
     "ChannelSinks",
     "ColumnMeans",
