@@ -9,6 +9,7 @@ from typing import Any
 from lvlm_fix.errors import SettingError, UnknownNameError
 from lvlm_fix.method import Method
 from lvlm_fix.methods.act import ACT
+from lvlm_fix.methods.adaiat import AdaIAT
 from lvlm_fix.methods.adhh import ADHH
 from lvlm_fix.methods.deco import DeCo
 from lvlm_fix.methods.dola import DoLa
@@ -50,6 +51,7 @@ __all__ = [
     "VAR",
     "VCD",
     "VHR",
+    "AdaIAT",
     "DeCo",
     "DoLa",
     "EosBoost",
@@ -64,8 +66,8 @@ __all__ = [
 
 # these, and what other packages bring
 METHODS = Methods(
-    ACT, ADHH, DeCo, DoLa, EAH, EosBoost, Guide, HGAI, IAT, ICD, M3ID, PAI, PAINT, PlausibleOnly,
-    RandomHeads, SLA, SPIN, Truncate, VAF, VAR, VCD, VHR, YesPush,
+    ACT, AdaIAT, ADHH, DeCo, DoLa, EAH, EosBoost, Guide, HGAI, IAT, ICD, M3ID, PAI, PAINT,
+    PlausibleOnly, RandomHeads, SLA, SPIN, Truncate, VAF, VAR, VCD, VHR, YesPush,
 )  # fmt: skip
 
 

@@ -607,6 +607,42 @@ def heads_score(
     print(f"{table.n} photos -> {out_}", file=sys.stderr)
 
 
+@heads.command("curves")
+def heads_curves(
+    images: Annotated[Path, typer.Option(help="a folder of photos, named <id>.jpg")],
+    truth: Annotated[Path, typer.Option(help="objects file: image id -> objects")],
+    out_: Annotated[Path, typer.Option("--out", help="the curves to write (JSON)")],
+    model: Model = "tiny",
+    ids: Annotated[str | None, typer.Option(help="file.json:name, a list of ids")] = None,
+    limit: Annotated[int | None, typer.Option(help="only the first photos by id")] = None,
+    prompt: Annotated[str, typer.Option(help="what to ask")] = DESCRIBE,
+    max_new_tokens: Annotated[int, typer.Option(help="longest text, tokens")] = 128,
+) -> None:
+    """Measure how much attention each head gives the text written so far, at right and at invented
+    object words: what AdaIAT goes by.
+    """
+    import lvlm_fix as lf
+    from lvlm_fix.tools.asking import photos_of, truth_of
+    from lvlm_fix.tools.curving import measure_curves
+
+    paths, known = photos_of(images, ids)[:limit], truth_of(truth)
+    if missing := [key for key, _ in paths if key not in known]:
+        raise DataError(f"the objects of photo {missing[0]} are unknown; see --truth")
+    loaded, processor = lf.load(model)
+    photos = (
+        (lf.open_image(path), known[key]) for key, path in track(paths, "measuring", console=err)
+    )
+    curves = measure_curves(
+        loaded, processor, photos, prompt=prompt, name=model, max_new_tokens=max_new_tokens
+    )
+    curves.save(out_)
+    print(
+        f"{curves.n_real} right and {curves.n_invented} invented words in {curves.photos} texts "
+        f"-> {out_}",
+        file=sys.stderr,
+    )
+
+
 @heads.command("show")
 def heads_show(
     table: Annotated[Path, typer.Argument(help="a table made by `heads score`")],

@@ -4,6 +4,7 @@ A watch is a frozen dataclass that a method declares (`Method.watches`) and read
 """
 
 from lvlm_fix.watches.branch import Branch
+from lvlm_fix.watches.calibrated import Calibrated, Levels
 from lvlm_fix.watches.column_means import ColumnMeans
 from lvlm_fix.watches.early_layers import EarlyLayers
 from lvlm_fix.watches.heads import HeadRule, Picked, PickedHeads, upper_half
@@ -17,6 +18,7 @@ from lvlm_fix.watches.written import AnswerTokens, EndTokens, Written
 __all__ = [
     "AnswerTokens",
     "Branch",
+    "Calibrated",
     "ChannelSinks",
     "ColumnMeans",
     "DisturbedPrompt",
@@ -24,6 +26,7 @@ __all__ = [
     "EndTokens",
     "HeadRule",
     "LastRows",
+    "Levels",
     "NoImage",
     "NoisedImage",
     "Picked",

@@ -88,6 +88,7 @@ def asked(tiny: Any, method: Any, **options: Any) -> tuple[list[int], Any]:
     ("method", "neutral"),
     [
         (lf.IAT(), lf.IAT(strength=0.0)),
+        (lf.AdaIAT(level=9.0), lf.AdaIAT(strength=0.0)),
         (lf.EosBoost(boost=30.0), lf.EosBoost(boost=0.0)),
         (lf.Truncate(tokens=4), lf.Truncate(tokens=0)),
         (lf.YesPush(margin=2.0, least=0.0), lf.YesPush(margin=0.0)),
