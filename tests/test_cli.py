@@ -139,7 +139,13 @@ def test_methods_and_families_as_json(lvlm: Any) -> None:
 
     _, out, _ = lvlm("methods", "--json")
     rows = {row["name"]: row for row in json.loads(out)["methods"]}
-    assert rows["vhr"] == {"name": "vhr", "paper": "arXiv 2412.13949", "edits": ["head_outputs"]}
+    vhr = rows["vhr"]
+    assert vhr["paper"] == "arXiv 2412.13949" and vhr["edits"] == ["head_outputs"]
+    assert vhr["needs"].startswith("no_image: one text-only pass") and "median" not in vhr["needs"]
+    assert vhr["departs"].startswith("The paper leaves open") and not vhr["control"]
+    assert {name for name, row in rows.items() if row["control"]} == {
+        "eos-boost", "plausible-only", "random-heads", "truncate", "yes-push",
+    }  # fmt: skip
     assert rows["var"]["edits"] == ["attention_weights"]
     _, out, _ = lvlm("families", "--json")
     found = json.loads(out)["families"]

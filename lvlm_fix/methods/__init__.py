@@ -9,6 +9,7 @@ from typing import Any
 from lvlm_fix.errors import SettingError, UnknownNameError
 from lvlm_fix.method import Method
 from lvlm_fix.methods.act import ACT
+from lvlm_fix.methods.adaiat import AdaIAT
 from lvlm_fix.methods.adhh import ADHH
 from lvlm_fix.methods.deco import DeCo
 from lvlm_fix.methods.dola import DoLa
@@ -30,6 +31,7 @@ from lvlm_fix.methods.vaf import VAF
 from lvlm_fix.methods.var import VAR
 from lvlm_fix.methods.vcd import VCD
 from lvlm_fix.methods.vhr import VHR
+from lvlm_fix.methods.yes_push import YesPush
 from lvlm_fix.plugins import Methods
 
 __all__ = [
@@ -49,6 +51,7 @@ __all__ = [
     "VAR",
     "VCD",
     "VHR",
+    "AdaIAT",
     "DeCo",
     "DoLa",
     "EosBoost",
@@ -56,14 +59,15 @@ __all__ = [
     "PlausibleOnly",
     "RandomHeads",
     "Truncate",
+    "YesPush",
     "parse_methods",
     "resolve",
 ]
 
 # these, and what other packages bring
 METHODS = Methods(
-    ACT, ADHH, DeCo, DoLa, EAH, EosBoost, Guide, HGAI, IAT, ICD, M3ID, PAI, PAINT, PlausibleOnly,
-    RandomHeads, SLA, SPIN, Truncate, VAF, VAR, VCD, VHR,
+    ACT, AdaIAT, ADHH, DeCo, DoLa, EAH, EosBoost, Guide, HGAI, IAT, ICD, M3ID, PAI, PAINT,
+    PlausibleOnly, RandomHeads, SLA, SPIN, Truncate, VAF, VAR, VCD, VHR, YesPush,
 )  # fmt: skip
 
 

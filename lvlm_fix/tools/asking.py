@@ -50,10 +50,10 @@ def calibrate(
     The model describes each photo and is asked about what it named. Without --truth it is asked
     about things that are not there, and the log-odds that 95 % of these answers stay below is told.
     """
-    photos = _photos(images, ids)[:limit]
+    photos = photos_of(images, ids)[:limit]
     if batch_size < 1:
         raise SettingError(f"batch-size must be >= 1, got {batch_size}")
-    known = None if truth is None else _truth(truth)
+    known = None if truth is None else truth_of(truth)
     import numpy as np
 
     import lvlm_fix as lf
@@ -101,7 +101,7 @@ def calibrate(
     print(f"{len(found)} answers about {len(photos)} photos -> {out}", file=sys.stderr)
 
 
-def _photos(folder: Path, ids: str | None) -> list[tuple[int, Path]]:
+def photos_of(folder: Path, ids: str | None) -> list[tuple[int, Path]]:
     """Id and path of the photos of a folder, those in a list alone where one is given."""
     if not folder.is_dir():
         raise DataError(f"--images takes a folder of photos, got {str(folder)!r}")
@@ -125,7 +125,7 @@ def _photos(folder: Path, ids: str | None) -> list[tuple[int, Path]]:
     return sorted(found.items())
 
 
-def _truth(path: Path) -> dict[int, frozenset[str]]:
+def truth_of(path: Path) -> dict[int, frozenset[str]]:
     """Image id -> objects."""
     try:
         document = json.loads(path.read_text())

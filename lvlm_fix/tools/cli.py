@@ -244,22 +244,24 @@ def marked(text: str, other: str) -> Text:
 
 @app.command()
 def methods(as_json: AsJson = False) -> None:
-    """List the methods, their papers and the places they edit."""
+    """List the methods: papers, the places they edit, what they need and where they depart from the
+    paper (--json), and which are controls.
+    """
     from lvlm_fix.methods import METHODS
+    from lvlm_fix.tools.listing import listed
 
     kinds = dict(METHODS)  # those of other packages are loaded here
-    rows: list[dict[str, Any]] = [
-        {"name": name, "paper": kind.paper, "edits": list(kind.edits())}
-        for name, kind in kinds.items()
-    ]
-    rows.insert(0, {"name": "none", "paper": "", "edits": []})
+    rows = [listed(kind) | {"name": name} for name, kind in kinds.items()]
+    none: dict[str, Any] = {"name": "none", "paper": "", "edits": []}
+    rows.insert(0, none | {"needs": "", "departs": "", "control": False})
     if as_json:
         return emit({"methods": rows})
     table = Table("method", "paper", "edits", "settings")
     for row in rows:
         kind = kinds.get(row["name"])
         given = "" if kind is None else ", ".join(f"{k}={v}" for k, v in kind().settings().items())
-        table.add_row(row["name"], row["paper"], ", ".join(row["edits"]), given)
+        paper = row["paper"] + (" (control)" if row["control"] else "")
+        table.add_row(row["name"], paper.strip(), ", ".join(row["edits"]), given)
     out.print(table)
 
 
@@ -604,6 +606,42 @@ def heads_score(
     table = lf.score_heads(loaded, processor, photos, metric=metric, prompt=prompt, name=model)
     table.save(out_)
     print(f"{table.n} photos -> {out_}", file=sys.stderr)
+
+
+@heads.command("curves")
+def heads_curves(
+    images: Annotated[Path, typer.Option(help="a folder of photos, named <id>.jpg")],
+    truth: Annotated[Path, typer.Option(help="objects file: image id -> objects")],
+    out_: Annotated[Path, typer.Option("--out", help="the curves to write (JSON)")],
+    model: Model = "tiny",
+    ids: Annotated[str | None, typer.Option(help="file.json:name, a list of ids")] = None,
+    limit: Annotated[int | None, typer.Option(help="only the first photos by id")] = None,
+    prompt: Annotated[str, typer.Option(help="what to ask")] = DESCRIBE,
+    max_new_tokens: Annotated[int, typer.Option(help="longest text, tokens")] = 128,
+) -> None:
+    """Measure how much attention each head gives the text written so far, at right and at invented
+    object words: what AdaIAT goes by.
+    """
+    import lvlm_fix as lf
+    from lvlm_fix.tools.asking import photos_of, truth_of
+    from lvlm_fix.tools.curving import measure_curves
+
+    paths, known = photos_of(images, ids)[:limit], truth_of(truth)
+    if missing := [key for key, _ in paths if key not in known]:
+        raise DataError(f"the objects of photo {missing[0]} are unknown; see --truth")
+    loaded, processor = lf.load(model)
+    photos = (
+        (lf.open_image(path), known[key]) for key, path in track(paths, "measuring", console=err)
+    )
+    curves = measure_curves(
+        loaded, processor, photos, prompt=prompt, name=model, max_new_tokens=max_new_tokens
+    )
+    curves.save(out_)
+    print(
+        f"{curves.n_real} right and {curves.n_invented} invented words in {curves.photos} texts "
+        f"-> {out_}",
+        file=sys.stderr,
+    )
 
 
 @heads.command("show")

@@ -36,7 +36,18 @@ from lvlm_fix.heads.vhd import vision_aware_divergence
 from lvlm_fix.models import prepare
 from lvlm_fix.objects import coco
 
-__all__ = ["SIGNALS", "Grounding", "Word", "ground", "measure", "t_vhd", "weak", "words_of"]
+__all__ = [
+    "SIGNALS",
+    "Grounding",
+    "Recorder",
+    "Word",
+    "ground",
+    "measure",
+    "passing",
+    "t_vhd",
+    "weak",
+    "words_of",
+]
 
 SIGNALS = ("t_vhd", "log_probability", "image_gain")
 SIGNAL, K = (
@@ -189,7 +200,7 @@ def weak(scores: Sequence[float], share: float = 0.25) -> list[bool]:
 # ----------------------------------------------------------------------------------------------
 
 
-class _Recorder:
+class Recorder:
     """Stands in an attention module's place for a fix: keeps what some rows of one sample give,
     edits nothing.
     """
@@ -219,7 +230,7 @@ class _Recorder:
         return output, weights
 
 
-def _passing(model: PreTrainedModel, recorder: _Recorder, run: Any) -> Any:
+def passing(model: PreTrainedModel, recorder: Recorder, run: Any) -> Any:
     """`run()` with the head outputs recorded; the model is left as it was."""
     family, attached = family_of(model), Attached()
     if is_attached(family.decoder):
@@ -268,14 +279,14 @@ def measure(
         if name in inputs:
             more[name] = torch.cat((inputs[name], inputs[name].new_zeros(1, len(ids))), dim=1)
     rows = torch.arange(prompt.shape[1] - 1, full.shape[1] - 1, device=full.device)
-    seen = _Recorder(rows, is_image.nonzero().flatten() if looks else None)
-    with_image = _passing(model, seen, lambda: model(**more, use_cache=False).logits[0, rows])
+    seen = Recorder(rows, is_image.nonzero().flatten() if looks else None)
+    with_image = passing(model, seen, lambda: model(**more, use_cache=False).logits[0, rows])
     short = full[:, ~is_image]
     back = rows - int(is_image.sum())
-    blind = _Recorder(back)
+    blind = Recorder(back)
     embeddings: Any = model.get_input_embeddings()
     head: Any = model.get_output_embeddings()
-    hidden = _passing(
+    hidden = passing(
         model,
         blind,
         lambda: family.decoder(

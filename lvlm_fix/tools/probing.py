@@ -90,7 +90,7 @@ PROBES: dict[str, tuple[Method, Method]] = {
 }
 # methods with tests of their own: a random model has no words to be asked in and no token that ends
 # its text, and what acts on written text does nothing at first
-APART = frozenset({"guide", "eos-boost", "iat", "truncate"})
+APART = frozenset({"adaiat", "guide", "eos-boost", "iat", "truncate", "yes-push"})
 
 
 def read_probed() -> list[dict[str, Any]]:

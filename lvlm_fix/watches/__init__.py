@@ -4,6 +4,7 @@ A watch is a frozen dataclass that a method declares (`Method.watches`) and read
 """
 
 from lvlm_fix.watches.branch import Branch
+from lvlm_fix.watches.calibrated import Calibrated, Levels
 from lvlm_fix.watches.column_means import ColumnMeans
 from lvlm_fix.watches.early_layers import EarlyLayers
 from lvlm_fix.watches.heads import HeadRule, Picked, PickedHeads, upper_half
@@ -12,10 +13,12 @@ from lvlm_fix.watches.rows import LastRows, TextRows
 from lvlm_fix.watches.sinks import ChannelSinks, ReceivedSinks, sink_masks
 from lvlm_fix.watches.tower_looks import TowerLooks, local_and_summary
 from lvlm_fix.watches.views import DisturbedPrompt, NoImage, NoisedImage, View, diffused
-from lvlm_fix.watches.written import EndTokens, Written
+from lvlm_fix.watches.written import AnswerTokens, EndTokens, Written
 
 __all__ = [
+    "AnswerTokens",
     "Branch",
+    "Calibrated",
     "ChannelSinks",
     "ColumnMeans",
     "DisturbedPrompt",
@@ -23,6 +26,7 @@ __all__ = [
     "EndTokens",
     "HeadRule",
     "LastRows",
+    "Levels",
     "NoImage",
     "NoisedImage",
     "Picked",

@@ -1,19 +1,22 @@
-"""`Written`: which keys were generated; `EndTokens`: the tokens that end a text."""
+"""`Written`: which keys were generated; `EndTokens`, `AnswerTokens`: tokens with a meaning."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 from torch.nn.functional import pad
 
+from lvlm_fix.ask.wording import Wording
 from lvlm_fix.core.at import AtLayer, AtToken, Host, Live, Watch, kept
 from lvlm_fix.core.text import Pass, State
 from lvlm_fix.errors import ModelError
+from lvlm_fix.models import processor_of
 
-__all__ = ["EndTokens", "Written"]
+__all__ = ["AnswerTokens", "EndTokens", "Written"]
 
 
 @dataclass(frozen=True)
@@ -73,3 +76,27 @@ class _Ends(Live[Int[Tensor, " tokens"]]):
         assert at.now is not None
         self._tokens = self._tokens.to(at.now.text.device)
         return self._tokens
+
+
+@dataclass(frozen=True)
+class AnswerTokens(Watch["tuple[Int[Tensor, ' tokens'], Int[Tensor, ' tokens']]"]):
+    """The first tokens of Yes and of No, as a text may begin with them.
+
+    Raises `ModelError` where the model has no tokenizer, or both begin alike.
+    """
+
+    def live(self, host: Host) -> _Answers:
+        processor: Any = processor_of(host.model)
+        return _Answers(self, *Wording().answers(processor.tokenizer))
+
+
+class _Answers(Live["tuple[Int[Tensor, ' tokens'], Int[Tensor, ' tokens']]"]):
+    def __init__(self, watch: AnswerTokens, yes: tuple[int, ...], no: tuple[int, ...]) -> None:
+        super().__init__(watch)
+        self._yes, self._no = torch.tensor(yes), torch.tensor(no)
+
+    def at_token(self, at: AtToken) -> tuple[Int[Tensor, " tokens"], Int[Tensor, " tokens"]]:
+        assert at.now is not None
+        device = at.now.text.device
+        self._yes, self._no = self._yes.to(device), self._no.to(device)
+        return self._yes, self._no

@@ -1,0 +1,30 @@
+"""What is said of a method where methods are listed: read from its class and its file's head."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+from typing import Any
+
+from lvlm_fix.method import Method
+
+__all__ = ["listed"]
+
+HEAD = re.compile(r"^(Needs|Departs) +(.*?)(?=^\S|\Z)", re.MULTILINE | re.DOTALL)
+
+
+def listed(kind: type[Method]) -> dict[str, Any]:
+    """`name`, `paper`, `edits` (places), `needs` and `departs` (sentences; empty where the head of
+    the method's file has none), `control`.
+    """
+    head = inspect.getdoc(sys.modules[kind.__module__]) or ""
+    said = {key.lower(): " ".join(text.split()) for key, text in HEAD.findall(head)}
+    return {
+        "name": kind.method_name(),
+        "paper": kind.paper,
+        "edits": list(kind.edits()),
+        "needs": said.get("needs", ""),
+        "departs": said.get("departs", ""),
+        "control": kind.control,
+    }
