@@ -38,6 +38,23 @@ PICK = """element.addEventListener('click', event => {
   if (picked.classList.contains('w')) picked.classList.add('picked');
   trigger('click', {pick: picked.dataset.pick});
 });"""
+NAMES = """() => document.querySelectorAll('#samples .gallery-item').forEach((item, i) => {
+  item.setAttribute('aria-label', `sample photo ${i + 1}`);
+})"""
+INK = {  # contrast of 4.5 at least, on every ground of the page
+    "body_text_color_subdued": "#475569",
+    "body_text_color_subdued_dark": "#cbd5e1",
+    "block_info_text_color": "#475569",
+    "block_info_text_color_dark": "#cbd5e1",
+    "button_primary_background_fill": "#0f766e",
+    "button_primary_background_fill_dark": "#0f766e",
+    "button_primary_background_fill_hover": "#115e59",
+    "button_primary_background_fill_hover_dark": "#115e59",
+    "button_primary_text_color": "white",
+    "button_primary_text_color_dark": "white",
+    "input_placeholder_color": "#475569",
+    "input_placeholder_color_dark": "#cbd5e1",
+}
 MONO = ["ui-monospace", "monospace"]  # the system's own fonts: none is fetched
 HEAD = '<meta name="referrer" content="no-referrer">'
 log = logging.getLogger("lvlm_demo")
@@ -237,6 +254,7 @@ def build(engine: Engine, model: str = "tiny", free_model: bool = True) -> gr.Bl
         for button in (stop, stop_compare, stop_ask):
             button.click(visitors.stop, None, None, queue=False, show_progress="hidden")
         page.unload(visitors.stop)
+        page.load(None, None, None, js=NAMES)  # the samples are pictures without a name
 
         def on_photo(path: dict[str, Any] | None) -> str:
             try:
@@ -362,7 +380,9 @@ def serve(
         max_file_size=UPLOAD,
         footer_links=[], enable_monitoring=False, ssr_mode=False, state_session_capacity=64,
         head=HEAD,
-        theme=gr.themes.Base(primary_hue="teal", neutral_hue="slate", font=font, font_mono=MONO),
+        theme=gr.themes.Base(
+            primary_hue="teal", neutral_hue="slate", font=font, font_mono=MONO
+        ).set(**INK),
         css_paths=str(files("lvlm_demo") / "style.css"),
     )  # fmt: skip
     if wait:

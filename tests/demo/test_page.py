@@ -202,6 +202,23 @@ def test_all_methods_are_compared_side_by_side(page: Any) -> None:
     page.click("button[role=tab]:has-text('Before and after')")
 
 
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_serious_on_a_phone(
+    browser: Any, server: tuple[str, int], photos: list[Path], scheme: str
+) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="the extra [test]")
+    page = opened(browser, server, viewport={"width": 390, "height": 844}, color_scheme=scheme)
+    upload(page, photos[1])
+    longest(page, 24)
+    describe(page)
+    page.locator("#after button.w").nth(1).click()
+    page.wait_for_selector("#where img.heat")
+    found = axe.Axe().run(page).response["violations"]
+    page.close()
+    bad = [one for one in found if one["impact"] in ("serious", "critical")]
+    assert not bad, [(one["id"], one["nodes"][0]["html"]) for one in bad]
+
+
 def test_stop_stops(page: Any, server: tuple[str, int], photos: list[Path]) -> None:
     longest(page, 256)
     page.click("#describe")
