@@ -48,7 +48,7 @@ class Waits:
         torch.cuda.set_sync_debug_mode("warn")
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, *error: Any) -> None:
         torch.cuda.set_sync_debug_mode("default")
         self.found = sum("synchronizing" in str(one.message) for one in self._seen)
         self._warnings.__exit__(*error)

@@ -194,7 +194,7 @@ def _compiled(measured: Subject, scale: Scale, left: Left) -> Rows:
         torch.compiler.reset()
         with _acting(measured, name):
             options = {"cache_implementation": "static", "compile_config": how}
-            start, steps = time.perf_counter(), list[float]()
+            start, compiling, steps = time.perf_counter(), 0.0, list[float]()
             for number in range(2 + scale.rounds):
                 inputs = measured.inputs(1, 1, number % 2)
                 seconds = _seconds(measured, inputs, scale.tokens + 1, **options)
