@@ -36,7 +36,6 @@ def test_the_miniature_measures_everything_on_a_bare_machine(tmp_path: Path) -> 
     done = run(tmp_path / "out", "--minutes", 4, "--commit", "abc")
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "out" / "gpucheck.json").read_text())
-    print(found["took"])
     assert found["failures"] == {} and found["not_done"] == []
     assert list(found["items"]) == list(items(MINIATURE, "cpu"))
     assert found["machine"]["commit"] == "abc"
