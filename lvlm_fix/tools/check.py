@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -32,7 +32,7 @@ from lvlm_fix.tools.measuring import Clock, peak_of, spread, weights_of
 from lvlm_fix.tools.miniature import sample
 from lvlm_fix.tools.probing import PROBES
 
-__all__ = ["Case", "Line", "case_of", "cases", "check", "compared"]
+__all__ = ["Case", "Line", "case_of", "cases", "check", "compared", "passes", "texts"]
 
 GREEDY: dict[str, Any] = {
     "max_new_tokens": 3, "min_new_tokens": 3, "do_sample": False, "output_logits": True,
@@ -100,8 +100,8 @@ class _Plain:
         self.subject, self.model = subject, subject.model
         self.together, self.alone = _inputs(subject)
         self.half = subject.model.dtype.itemsize < 4
-        self.steps = _texts(self.model, self.together)  # first of all: it may leave hooks behind
-        self.first = _passes(self.model, self.alone[0])[0]
+        self.steps = texts(self.model, self.together)  # first of all: it may leave hooks behind
+        self.first = passes(self.model, self.alone[0])[0]
 
     @cached_property
     def batch(self) -> float:
@@ -115,7 +115,7 @@ class _Plain:
 
     @cached_property
     def bytes(self) -> float:
-        return peak_of(self.model, lambda: _texts(self.model, self.alone[0]))
+        return peak_of(self.model, lambda: texts(self.model, self.alone[0]))
 
 
 def _inputs(subject: Subject) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -159,7 +159,7 @@ def _neutral(plain: _Plain, case: Case) -> Found:
     if not case.neutral:
         return True, "no neutral settings are known", {}
     with fix(plain.model, case.neutral):
-        found = _texts(plain.model, plain.together)
+        found = texts(plain.model, plain.together)
     same = all(map(torch.equal, found.logits, plain.steps.logits))
     worst = _apart(found.logits, plain.steps.logits)[0]
     return same, "yes" if same else f"logits differ by up to {worst:.3g}", {"difference": worst}
@@ -168,9 +168,9 @@ def _neutral(plain: _Plain, case: Case) -> Found:
 def _acts(plain: _Plain, case: Case) -> Found:
     model, inputs = plain.model, plain.alone[0]
     with fix(model, case.acting) as handle:
-        edited, step, token = _passes(model, inputs)
+        edited, step, token = passes(model, inputs)
         notes = [report.note for report in handle.report()]
-        _, left, _ = _passes(model, inputs, token, plainly=True)
+        _, left, _ = passes(model, inputs, token, lambda: beside(model))
     prompt, decoding = _most(edited, plain.first), _most(step, left)
     if bool(edited.isnan().any() | step.isnan().any()):
         return False, "NaN", {}
@@ -194,9 +194,9 @@ def _cache(plain: _Plain, case: Case) -> Found:
 
 def _restored(plain: _Plain, case: Case, before: Any) -> Found:
     with fix(plain.model, case.acting):
-        _passes(plain.model, plain.alone[0])
+        passes(plain.model, plain.alone[0])
     left = [name for name, was in before.items() if _state(plain.model)[name] != was]
-    if not all(map(torch.equal, _texts(plain.model, plain.together).logits, plain.steps.logits)):
+    if not all(map(torch.equal, texts(plain.model, plain.together).logits, plain.steps.logits)):
         left.append("logits")
     return not left, "yes" if not left else f"not as before: {', '.join(left)}", {}
 
@@ -209,14 +209,14 @@ def _cost(plain: _Plain, case: Case, rounds: int) -> Found:
         for fixed in (False, True) if number % 2 else (True, False):
             with fix(plain.model, case.acting) if fixed else nullcontext():
                 clock = Clock(plain.model)
-                _texts(plain.model, inputs, max_new_tokens=6, min_new_tokens=6, **clock.options)
+                texts(plain.model, inputs, max_new_tokens=6, min_new_tokens=6, **clock.options)
             if number:  # the first warms up
                 seconds[fixed].append(clock.seconds)
     pairs = list(zip(seconds[True], seconds[False], strict=True))
     prefill = spread([one[0] / other[0] for one, other in pairs])
     token = spread([a / b for one, other in pairs for a, b in zip(one[1:], other[1:], strict=True)])
     with fix(plain.model, case.acting):
-        peak = peak_of(plain.model, lambda: _texts(plain.model, inputs))
+        peak = peak_of(plain.model, lambda: texts(plain.model, inputs))
     weights = weights_of(plain.model)
     memory = (weights + peak) / (weights + plain.bytes)
     words = f"prefill × {_quartiles(prefill)}, a token × {_quartiles(token)}, memory × {memory:.3f}"
@@ -227,21 +227,20 @@ def _cost(plain: _Plain, case: Case, rounds: int) -> Found:
 # ------------------------------------------------------------------------------------------------
 
 
-def _texts(model: PreTrainedModel, inputs: Mapping[str, Any], **options: Any) -> Any:
+def texts(model: PreTrainedModel, inputs: Mapping[str, Any], **options: Any) -> Any:
     """A greedy text of the stock `generate`, with its logits."""
     serve: Any = model.generate
     return serve(**inputs, **(GREEDY | options))
 
 
-def _passes(
+def passes(
     model: PreTrainedModel,
     inputs: Mapping[str, Any],
     token: Tensor | None = None,
-    *,
-    plainly: bool = False,
+    around: Callable[[], AbstractContextManager[Any]] = nullcontext,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Logits at the prompt's end and behind one more token (the likeliest, or the one given), and
-    that token; `plainly`: the last pass is the unmodified model's, on the same keys and values.
+    that token; `around` is a context of the token's pass.
     """
     found: list[Tensor] = []
 
@@ -251,7 +250,7 @@ def _passes(
         logits, grown = start(model, input_ids, generation_config, given)
         new = logits.argmax(-1) if token is None else token
         ids = torch.cat((input_ids, new[:, None]), 1)
-        with beside(model) if plainly else nullcontext():
+        with around():
             step, _ = go_on(model, ids, grown)
         found.extend((logits, step, new))
         return ids
@@ -265,13 +264,13 @@ def _passes(
 def _batches(
     model: PreTrainedModel, together: Mapping[str, Any], alone: Sequence[Mapping[str, Any]]
 ) -> tuple[list[Tensor], list[Tensor]]:
-    *batch, token = _passes(model, together)
-    each = [_passes(model, one, token[n : n + 1])[:2] for n, one in enumerate(alone)]
+    *batch, token = passes(model, together)
+    each = [passes(model, one, token[n : n + 1])[:2] for n, one in enumerate(alone)]
     return batch, [torch.cat(parts) for parts in zip(*each, strict=True)]
 
 
 def _caches(model: PreTrainedModel, inputs: Mapping[str, Any]) -> tuple[list[Tensor], list[Tensor]]:
-    cached, whole = (_texts(model, inputs, use_cache=use) for use in (True, False))
+    cached, whole = (texts(model, inputs, use_cache=use) for use in (True, False))
     width = inputs["input_ids"].shape[1]
     same = (cached.sequences[:, width:] == whole.sequences[:, width:]).all(0).long().cumprod(0)
     count = 1 + int(same[:-1].sum())  # as long as both are given the same words
