@@ -8,6 +8,7 @@ Pareto set of trivial runs, linear in between.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -28,7 +29,8 @@ def length_adjusted(rows: Mapping[str, Array], base: str) -> dict[str, Any]:
     One model over all methods, `log E[invented] = log mentions + method + b·words`, errors
     clustered by photo. Captions that name nothing tell nothing. Per method `ratio` (its CHAIR_I
     over that of `base` at equal length), `ci`, `p`, `p_holm`; all None where a method, or `base`,
-    invents nothing, for the model then has no finite fit.
+    invents nothing, or where length and method cannot be told apart, for the model then has no one
+    fit.
     """
     import statsmodels.api as sm
 
@@ -51,13 +53,17 @@ def length_adjusted(rows: Mapping[str, Array], base: str) -> dict[str, Any]:
     design = np.column_stack([np.ones(len(words)), effects])
     if words.std() > 0:  # else every caption has the same length: nothing to adjust for
         design = np.column_stack([design, words / words.std()])
+    if np.linalg.matrix_rank(design) < design.shape[1]:
+        return out  # length and method cannot be told apart
     model = sm.GLM(
         counts[:, INVENTED], design, family=sm.families.Poisson(), offset=np.log(counts[:, NAMED])
     )
-    found = model.fit(cov_type="cluster", cov_kwds={"groups": photos})
-    ends = np.asarray(found.conf_int())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of captions that the model predicts to the last mention
+        found = model.fit(cov_type="cluster", cov_kwds={"groups": photos})
+        ends, ps = np.asarray(found.conf_int()), found.pvalues
     for place, name in enumerate(others, 1):
-        effect, p = float(found.params[place]), float(found.pvalues[place])
+        effect, p = float(found.params[place]), float(ps[place])
         low, high = (float(end) for end in np.exp(ends[place]))
         p = 1.0 if np.isnan(p) else p  # no difference at all, and no spread
         out[name] = {"ratio": float(np.exp(effect)), "ci": [low, high], "p": p}
