@@ -20,7 +20,7 @@ import lvlm_fix as lf
 from lvlm_eval import chair, pope
 from lvlm_eval.check import CAPTION_IDS, CAPTIONS, check
 from lvlm_eval.coco import choose, photos_in, read_ids, truth_of
-from lvlm_eval.compare import compare, load
+from lvlm_eval.compare import Run, compare, load, of_captions
 from lvlm_eval.records import by_id, read, write
 from lvlm_eval.report import COUNTS, cell, render
 from lvlm_eval.run import Plan, Task, commit_of, draw, run
@@ -259,16 +259,38 @@ def run_command(
 
 @app.command("compare")
 def compare_command(
-    run: Annotated[Path, typer.Argument(help="a finished run folder", metavar="RUN")],
+    run: Annotated[Path | None, typer.Argument(help="a finished run folder", metavar="RUN")] = None,
+    captions: Annotated[
+        list[str] | None,
+        typer.Option(help="name=FILE in place of RUN, repeatable; the first is unmodified"),
+    ] = None,
+    truth: Annotated[Path | None, typer.Option(help="with --captions: objects file")] = None,
+    picture: Annotated[
+        Path | None, typer.Option(help="write recall against CHAIR_I: PNG, SVG or PDF")
+    ] = None,
+    wide: Annotated[bool, typer.Option("--wide", help="every figure, in wide tables")] = False,
     dialect: DialectName = "published",
     rule: RuleName = "published",
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Every method of a run against the unmodified model, paired over photos."""
-    result = compare(load(run), _dialect(dialect), _rule(rule), seed)
+    """Every method of a run against the unmodified model, paired over photos, at equal length and
+    beside trivial controls of equal recall.
+    """
+    from lvlm_eval import shown
+
+    found = _compared(run, captions or [], truth, _dialect(dialect))
+    if picture is not None and not found.captions:
+        raise SettingError("--picture shows captions; this run holds answers")
+    result = compare(found, _dialect(dialect), _rule(rule), seed)
+    if picture is not None:
+        shown.picture(result, picture)
+        print(f"picture -> {picture}", file=sys.stderr)
     if as_json:
         print(json.dumps(result))
+        return
+    if found.captions and not wide:
+        shown.show(result, Console())
         return
     for title, part in [
         *result.get("splits", {}).items(),
@@ -285,6 +307,23 @@ def compare_command(
                 f"{title} in the mean [least, greatest] of random heads, p by rank".strip(),
                 part["control"],
             )
+
+
+def _compared(run: Path | None, captions: list[str], truth: Path | None, dialect: Dialect) -> Run:
+    """A run folder, or captions that are there already."""
+    if run is not None and not captions and truth is None:
+        return load(run)
+    if run is not None or len(captions) < 2 or truth is None:
+        raise SettingError(
+            "compare takes a run folder, or --captions name=FILE at least twice with --truth"
+        )
+    files = dict[str, Path]()
+    for pair in captions:
+        name, equals, path = pair.partition("=")
+        if not equals or name in files:
+            raise SettingError(f"--captions takes name=FILE, each name once; got {pair!r}")
+        files[name] = Path(path)
+    return of_captions(files, truth_of(truth, None if truth.is_dir() else truth, dialect))
 
 
 @app.command("table")

@@ -9,13 +9,14 @@ from typing import Any
 
 from lvlm_eval import chair, pope
 from lvlm_eval.chair.score import Judgement, columns, cut, none_if_nan
+from lvlm_eval.fair import distances, is_control, length_adjusted
 from lvlm_eval.records import Record, by_id, read, read_json
 from lvlm_eval.run import stem
 from lvlm_eval.stats import Array, Figures, holm, paired
 from lvlm_fix.errors import DataError
 from lvlm_fix.objects.extract import Dialect
 
-__all__ = ["BASE", "CONTROL", "Run", "compare", "control", "load"]
+__all__ = ["BASE", "CONTROL", "Run", "compare", "control", "load", "of_captions"]
 
 BASE = "none"
 """The unmodified model."""
@@ -112,7 +113,7 @@ def compare(
         matched = {method: _matched(run, method, dialect) for method in others}
         out["length_matched"] = _differences(matched, chair.figures, seed)
         out["control"] = control(out["methods"])
-        return out
+        return out | _fair(run, rows, dialect, seed)
     out["splits"] = {}
     for split, (asked, answers) in _together(run).items():
         counts = {method: pope.columns(asked, answers[method], rule) for method in run.methods}
@@ -124,6 +125,70 @@ def compare(
         part |= {"control": control(part["methods"])}
         out |= part if split is None else {"splits": out["splits"] | {split: part}}
     return out
+
+
+def of_captions(
+    files: Mapping[str, Path], truth: Mapping[int, frozenset[str]], model: str = ""
+) -> Run:
+    """A run of captions that are there already: method -> file; the first is the unmodified model's
+    and is called so, whatever its name.
+
+    Raises:
+        DataError: a file is damaged, or holds other photos than the first.
+    """
+    captions = {
+        BASE if number == 0 else name: by_id(read(path), ("image_id",), ("caption",), path)
+        for number, (name, path) in enumerate(files.items())
+    }
+    ids = sorted(captions[BASE])
+    for path, found in zip(files.values(), captions.values(), strict=True):
+        _same(path, sorted(found), ids)
+    ordered = {name: {key: found[key] for key in ids} for name, found in captions.items()}
+    objects = {str(key): sorted(truth[key]) for key in ids if key in truth}
+    record = {
+        "task": "chair", "model": model, "methods": list(captions), "image_ids": ids,
+        "objects": objects,
+    }  # fmt: skip
+    return Run(Path(), record, ordered, {}, {})
+
+
+def _fair(run: Run, rows: Mapping[str, Array], dialect: Dialect, seed: int) -> dict[str, Any]:
+    """CHAIR at equal length and at equal recall, beside what trivial controls do.
+
+    The controls are the run's own (`truncate`, `eos-boost`) and the unmodified model's captions cut
+    to tenths of their words, which needs no run.
+    """
+    cuts = {f"cut to {tenths}0 %": _cut(run, tenths, dialect) for tenths in range(9, 0, -1)}
+    plain = {name: rows[name] for name in run.methods if is_control(name)} | cuts
+    asked = {name: rows[name] for name in run.methods if is_control(name, ask=True)} | cuts
+    rivals = {
+        name: rows[name]
+        for name in run.methods
+        if not is_control(name, ask=True) and name not in run.draws
+    }
+    compared = {name: rows[name] for name in run.methods if name not in run.draws}
+    out: dict[str, Any] = {
+        "length_adjusted": length_adjusted(compared, BASE),
+        "controls": {name: _point(found) for name, found in plain.items()},
+        "equal_recall": distances(rivals, plain, seed=seed),
+    }
+    if len(asked) > len(plain):
+        out["controls_asked"] = {name: _point(found) for name, found in asked.items()}
+        out["equal_recall_asked"] = distances(rivals, asked, seed=seed)
+    return out
+
+
+def _cut(run: Run, tenths: int, dialect: Dialect) -> Array:
+    shorter = {
+        key: cut(text, max(1, round(len(text.split()) * tenths / 10)))
+        for key, text in run.captions[BASE].items()
+    }
+    return columns(chair.judge(shorter, run.truth(), dialect))
+
+
+def _point(found: Array) -> dict[str, float | None]:
+    values = chair.figures(found.sum(axis=0))
+    return {name: none_if_nan(float(values[name])) for name in ("recall", "chair_i", "length")}
 
 
 def control(methods: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ Source: Efron & Tibshirani, "An Introduction to the Bootstrap" (1993); Holm (197
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +21,7 @@ __all__ = [
     "Difference",
     "Figures",
     "bootstrap",
+    "draws_of",
     "holm",
     "interval",
     "paired",
@@ -115,15 +116,29 @@ def _total(columns: Array) -> Array:
 
 
 def _resampled(columns: Array, figures: Figures, draws: int, seed: int) -> dict[str, Array]:
+    return figures(
+        np.concatenate([weights @ columns for weights in _weights(len(columns), draws, seed)])
+    )
+
+
+def draws_of(columns: Array, draws: int = DRAWS, seed: int = 0) -> Array:
+    """Sums of several methods' columns in each resample of the photos, all resampled alike:
+    (methods, photos, columns) -> (draws, methods, columns).
+    """
+    found = [
+        np.einsum("dp,mpc->dmc", each, columns) for each in _weights(columns.shape[1], draws, seed)
+    ]
+    return np.concatenate(found)
+
+
+def _weights(rows: int, draws: int, seed: int) -> Iterator[Array]:
+    """How often each photo is drawn, some resamples at a time."""
     rng = np.random.default_rng(seed)
-    rows = len(columns)
-    sums: list[Array] = []
     for start in range(0, draws, _CHUNK):
         picked = rng.integers(0, rows, size=(min(_CHUNK, draws - start), rows))
         offsets = np.arange(len(picked))[:, None] * rows
         counts = np.bincount((picked + offsets).ravel(), minlength=len(picked) * rows)
-        sums.append(counts.reshape(len(picked), rows).astype(np.float64) @ columns)
-    return figures(np.concatenate(sums))
+        yield counts.reshape(len(picked), rows).astype(np.float64)
 
 
 def interval(drawn: Sequence[float] | Array) -> tuple[float, float]:
