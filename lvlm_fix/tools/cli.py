@@ -456,10 +456,18 @@ def export(
     check: Annotated[
         Path | None, typer.Option(help="compare this export with MODEL, and write nothing")
     ] = None,
+    method_: Annotated[
+        str, typer.Option("--method", help="vhr (a gain of heads), or nullu (--pairs, --images)")
+    ] = "vhr",
+    pairs: Annotated[
+        Path | None, typer.Option(help='nullu: JSON lines with "image", "value", "h_value"')
+    ] = None,
+    images: Annotated[Path | None, typer.Option(help="nullu: the pairs' folder of photos")] = None,
+    rank: Annotated[int, typer.Option(help="nullu: directions taken out of a layer")] = 4,
     as_json: AsJson = False,
 ) -> None:
-    """Fold a static gain of chosen heads into a plain checkpoint; with --check, prove that one
-    equals MODEL fixed.
+    """Fold a static gain of chosen heads into a plain checkpoint, or take directions of invention
+    out of one (nullu); with --check, prove that a gain equals MODEL fixed.
     """
     from lvlm_fix.methods import VHR
     from lvlm_fix.tools import export as exporting
@@ -476,6 +484,23 @@ def export(
                 f" {'as written' if equality.digest_equal else 'NOT those that were written'}"
             )
         raise SystemExit(0 if equality.holds else 1)
+    if method_ not in ("vhr", "nullu"):
+        raise SettingError(f"--method takes vhr or nullu, got {method_!r}")
+    if method_ == "nullu":
+        from lvlm_fix.tools import nullu
+
+        if folder is None or pairs is None or images is None:
+            raise InputError(
+                "export --method nullu takes MODEL, OUT, --pairs FILE and --images DIR"
+            )
+        record = nullu.export(model, folder, pairs, images, rank, revision)
+        if as_json:
+            return emit({"out": str(folder)} | record)
+        return print(
+            f"{rank} directions out of {len(record['layers'])} layers, by {record['pairs']} pairs "
+            f"-> {folder}",
+            file=sys.stderr,
+        )
     if folder is None or table is None:
         raise InputError("export takes MODEL, OUT and --heads TABLE; or --check OUT and MODEL")
     numbers = None if layers is None else _counts("--layers", layers)

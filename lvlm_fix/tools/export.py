@@ -11,6 +11,7 @@ import hashlib
 import json
 import shutil
 import tempfile
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,9 @@ from lvlm_fix.models import (
 )
 from lvlm_fix.watches.heads import picked_by_table
 
-__all__ = ["Equality", "check", "export", "fold", "given_heads"]
+__all__ = [
+    "Equality", "check", "export", "fold", "given_heads", "loaded_for", "sha256_of", "written",
+]  # fmt: skip
 
 RECORD = "export.json"  # beside the weights: what was changed
 PROJECTIONS = (
@@ -147,6 +150,27 @@ def export(
     Beside weights and processor lie a card and `export.json`; returns what the latter holds. Raises
     `DataError` where `out` is there already, and what `fold` raises.
     """
+    loaded, processor = loaded_for(model, out, revision)
+    heads = given_heads(method, loaded)
+    fold(loaded, heads, method.strength)
+    record = {
+        "model": model,
+        "revision": revision_of(loaded),
+        "strength": method.strength,
+        "heads": {
+            str(i): row.nonzero().flatten().tolist() for i, row in enumerate(heads) if row.any()
+        },
+        "table": str(method.scoring),
+        "table_sha256": sha256_of(table),
+    }
+    return written(loaded, processor, out, record, _card)
+
+
+def loaded_for(model: str, out: Path, revision: str | None) -> tuple[PreTrainedModel, Any]:
+    """Model and processor for an export to `out`, in the checkpoint's own type.
+
+    Raises `DataError` where `out` is there already and `ModelError` for quantised weights.
+    """
     if out.exists():
         raise DataError(f"{str(out)!r} is there already; name a new folder")
     own = AutoConfig.from_pretrained(
@@ -155,29 +179,30 @@ def export(
     loaded, processor = load(model, revision=revision, dtype=own or torch.float32)
     if loaded.config.to_dict().get("quantization_config"):
         raise ModelError(
-            f"{model!r} is quantised: a gain would be rounded away; export the floating-point"
+            f"{model!r} is quantised: a change would be rounded away; export the floating-point"
             " checkpoint"
         )
-    heads = given_heads(method, loaded)
-    fold(loaded, heads, method.strength)
+    return loaded, processor
+
+
+def written(
+    loaded: PreTrainedModel,
+    processor: Any,
+    out: Path,
+    record: dict[str, Any],
+    card: Callable[[dict[str, Any]], str],
+) -> dict[str, Any]:
+    """Write weights, processor, card and record to the new folder `out`, at once or not at all;
+    the record with the digests of the weights.
+    """
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:
         loaded.save_pretrained(partial)
         processor.save_pretrained(partial)
-        record = {
-            "model": model,
-            "revision": revision_of(loaded),
-            "strength": method.strength,
-            "heads": {
-                str(i): row.nonzero().flatten().tolist() for i, row in enumerate(heads) if row.any()
-            },
-            "table": str(method.scoring),
-            "table_sha256": _sha256(table),
-            "sha256": _digests(partial),
-        }
+        record = record | {"sha256": _digests(partial)}
         (partial / RECORD).write_text(json.dumps(record, indent=1) + "\n")
-        (partial / "README.md").write_text(_card(record))
+        (partial / "README.md").write_text(card(record))
         partial.chmod(0o755)
         partial.rename(out)
     except BaseException:
@@ -216,6 +241,8 @@ def check(out: Path, model: str, revision: str | None = None) -> Equality:
     """
     try:
         record = json.loads((out / RECORD).read_text())
+        if "strength" not in record:
+            raise ValueError(f"it was made by {record.get('method')}, and gains alone are compared")
         strength, heads, digests = (
             float(record["strength"]),
             dict(record["heads"]),
@@ -223,7 +250,7 @@ def check(out: Path, model: str, revision: str | None = None) -> Equality:
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
-            f"{str(out)!r} holds no export: {error}; make one with `lvlm-fix export`"
+            f"{str(out)!r} holds no export of a gain: {error}; make one with `lvlm-fix export`"
         ) from error
     wrapped, processor = load(model, revision=revision, dtype=torch.float32)
     family = family_of(wrapped)
@@ -255,10 +282,11 @@ def _seen(model: PreTrainedModel, processor: Any) -> tuple[list[Tensor], list[st
 
 
 def _digests(folder: Path) -> dict[str, str]:
-    return {path.name: _sha256(path) for path in sorted(folder.glob("*.safetensors"))}
+    return {path.name: sha256_of(path) for path in sorted(folder.glob("*.safetensors"))}
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """Of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
