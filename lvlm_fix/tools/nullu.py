@@ -82,7 +82,7 @@ def export(
     own = loaded.dtype
     loaded.float()  # captions are measured, and weights multiplied, in float32
     project(loaded, directions(loaded, processor, read, layers, rank))
-    loaded.to(own)
+    loaded.to(own)  # pyright: ignore[reportArgumentType]: a decorator hides its signature
     record = {
         "method": "nullu", "model": model, "revision": revision_of(loaded), "rank": rank,
         "layers": list(layers), "pairs": len(read), "pairs_sha256": sha256_of(pairs),
