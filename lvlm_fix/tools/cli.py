@@ -41,7 +41,7 @@ ROOMS = {
     "demo": "Look at one photo on a page: before, after, and where the model looked.",
 }
 EXTRAS = {  # what an extra brings -> the extra
-    "greenlet": "bench", "gradio": "demo", "matplotlib": "eval", "optuna": "eval",
+    "greenlet": "bench", "gradio": "demo", "matplotlib": "eval",
     "pycocotools": "eval", "statsmodels": "eval",
     "pydantic": "serve", "starlette": "serve", "uvicorn": "serve",
 }  # fmt: skip
