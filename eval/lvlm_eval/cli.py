@@ -26,6 +26,7 @@ from lvlm_eval.report import COUNTS, cell, render
 from lvlm_eval.run import Plan, Task, commit_of, draw, run
 from lvlm_eval.serve import asked_of, expand, methods_of, serving
 from lvlm_eval.table import table
+from lvlm_eval.tuning import tune_command
 from lvlm_fix.errors import DataError, SettingError
 from lvlm_fix.families import family_of
 from lvlm_fix.models import DESCRIBE, revision_of
@@ -255,6 +256,9 @@ def run_command(
         print(
             json.dumps({"run": str(out), "methods": list(method), "photos": len(plan.image_ids())})
         )
+
+
+app.command("tune")(tune_command)
 
 
 @app.command("compare")

@@ -41,7 +41,7 @@ ROOMS = {
     "demo": "Look at one photo on a page: before, after, and where the model looked.",
 }
 EXTRAS = {  # what an extra brings -> the extra
-    "greenlet": "bench", "gradio": "demo", "matplotlib": "eval",
+    "greenlet": "bench", "gradio": "demo", "matplotlib": "eval", "optuna": "eval",
     "pycocotools": "eval", "statsmodels": "eval",
     "pydantic": "serve", "starlette": "serve", "uvicorn": "serve",
 }  # fmt: skip
@@ -87,11 +87,30 @@ def emit(document: dict[str, Any]) -> None:
 
 
 def settings_of(pairs: Sequence[str]) -> dict[str, str]:
-    """`method.setting=value` pairs of `--set`."""
+    """`method.setting=value` pairs of `--set`; `@FILE` stands for the pairs in a file of
+    `eval tune`.
+    """
+    out: dict[str, str] = {}
     for pair in pairs:
-        if "=" not in pair or "." not in pair.partition("=")[0]:
-            raise SettingError(f"--set takes method.setting=value, got {pair!r}")
-    return dict(pair.split("=", 1) for pair in pairs)
+        if pair.startswith("@"):
+            out |= _settings_in(Path(pair[1:]))
+        elif "=" not in pair or "." not in pair.partition("=")[0]:
+            raise SettingError(f"--set takes method.setting=value or @FILE, got {pair!r}")
+        else:
+            key, _, value = pair.partition("=")
+            out[key] = value
+    return out
+
+
+def _settings_in(path: Path) -> dict[str, str]:
+    """The pairs of a settings file: JSON, "method.setting" -> value."""
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise SettingError(f"--set @{path} cannot be read: {error}") from None
+    if not isinstance(found, dict) or not all("." in key for key in found):
+        raise SettingError(f"--set @{path}: not a settings file; it maps method.setting to a value")
+    return {key: str(value) for key, value in found.items()}
 
 
 @app.command()

@@ -1,0 +1,162 @@
+"""`lvlm-fix eval tune`: settings for one model and one's own photos."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.console import Console
+
+import lvlm_fix as lf
+from lvlm_eval.chair.score import columns
+from lvlm_eval.compare import load
+from lvlm_eval.records import write_json
+from lvlm_eval.run import Plan, Serve, draw, run
+from lvlm_eval.serve import methods_of, serving
+from lvlm_eval.stats import Array
+from lvlm_eval.tune import GOAL, Goal, Space, confirm, search, space_of
+from lvlm_fix.errors import SettingError
+from lvlm_fix.methods import parse_methods
+from lvlm_fix.models import DESCRIBE, revision_of
+
+__all__ = ["tune_command", "tuned"]
+
+BASE = "none"
+
+
+def tune_command(
+    data: Annotated[Path, typer.Option(help="COCO folder, or a folder of photos with objects")],
+    out: Annotated[Path, typer.Option(help="folder; the same command again resumes")],
+    method: Annotated[list[str], typer.Option(help="repeatable; methods to choose from")],
+    model: Annotated[str, typer.Option(help='a hub name, a folder, or "tiny"')] = "tiny",
+    range_: Annotated[
+        list[str] | None,
+        typer.Option("--range", help="method.setting=low:high; default: a quarter to four times"),
+    ] = None,
+    images: Annotated[Path | None, typer.Option(help="folder of photos")] = None,
+    truth: Annotated[Path | None, typer.Option(help="objects file")] = None,
+    ids: Annotated[str | None, typer.Option(help="file.json or file.json:name")] = None,
+    limit: Annotated[int | None, typer.Option(help="draw so many photos by the seed")] = None,
+    captions: Annotated[int, typer.Option(help="budget of the search, in captions")] = 2000,
+    minutes: Annotated[float | None, typer.Option(help="budget of the search, in minutes")] = None,
+    batch_size: Annotated[int, typer.Option(help="photos at a time")] = 8,
+    max_new_tokens: Annotated[int, typer.Option(help="longest text, tokens")] = 128,
+    prompt: Annotated[str, typer.Option(help="what to ask")] = DESCRIBE,
+    seed: Annotated[int, typer.Option(help="of the draw, the split and the search")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON document")] = False,
+) -> None:
+    """Search settings on half of the photos, confirm them on the other half, or say that nothing
+    helps. What helps is written to OUT/settings.json, which `--set @OUT/settings.json` reads.
+    """
+    spaces = _spaces(method, range_ or [])
+    samples, photos, known = draw("chair", data, images, truth, [], ids, None, limit, seed)
+    loaded, processor = lf.load(model, device="cuda" if torch.cuda.is_available() else "cpu")
+    methods: dict[str, Any] = {BASE: ()}
+    plan = Plan(
+        task="chair", model=model, methods=(BASE,), samples=samples, photos=photos, truth=known,
+        prompt=prompt, batch_size=batch_size, max_new_tokens=max_new_tokens, seed=seed,
+        model_revision=revision_of(loaded),
+    )  # fmt: skip
+    serve = serving(loaded, processor, methods, max_new_tokens)
+    result = tuned(plan, serve, out, spaces, methods, captions=captions, minutes=minutes)
+    winner = result["winner"]
+    if winner is not None:
+        name, _, settings = winner.partition(":")
+        pairs = {f"{name}.{k}": v for k, v in (p.split("=") for p in settings.split(","))}
+        write_json(out / "settings.json", pairs)
+    if as_json:
+        print(json.dumps(result))
+        return
+    console = Console(highlight=False, soft_wrap=True)
+    for spec, found in result["candidates"].items():
+        each = (
+            f"{name} {100 * found[name]['difference']:+.1f} "
+            f"[{100 * found[name]['low']:+.1f}, {100 * found[name]['high']:+.1f}]"
+            for name in ("chair_i", "recall")
+        )
+        console.print(
+            f"{spec}: {', '.join(each)}, p after Holm {found['p_holm']:.3f}", markup=False
+        )
+    console.print(
+        f"nothing helps, on {result['n']} photos that nothing was chosen on"
+        if winner is None
+        else f"{winner} helps; --method {winner.partition(':')[0]} --set @{out / 'settings.json'}",
+        markup=False,
+    )
+
+
+def tuned(
+    plan: Plan,
+    serve: Serve,
+    out: Path,
+    spaces: Mapping[str, Space],
+    methods: dict[str, Any],
+    *,
+    captions: int = 2000,
+    minutes: float | None = None,
+    goal: Goal = GOAL,
+) -> dict[str, Any]:
+    """`confirm` of what `search` finds; runs are kept in `out`, and used again.
+
+    Photos are split into halves by the plan's seed. Specs are put into `methods` before they are
+    served.
+
+    Raises:
+        SettingError: fewer than two photos, or a budget below one trial.
+    """
+    drawn = list(plan.samples[""])
+    random.Random(plan.seed).shuffle(drawn)
+    halves = {
+        name: sorted(half, key=lambda record: record["image_id"])
+        for name, half in (("tuned", drawn[::2]), ("confirmed", drawn[1::2]))
+    }
+    trials = captions // max(1, len(halves["tuned"])) - 1  # one is the unmodified model
+    if not halves["confirmed"] or trials < 1:
+        raise SettingError(
+            f"{captions} captions and {len(drawn)} photos are too few: half of the photos are "
+            "captioned once for the unmodified model, and once for each trial"
+        )
+    end = None if minutes is None else time.monotonic() + 60 * minutes
+
+    def rows(half: str, specs: Sequence[str]) -> dict[str, Array]:
+        methods.update({spec: methods_of(spec, {}) for spec in specs if spec not in methods})
+        own = replace(plan, samples={"": halves[half]}, methods=tuple(dict.fromkeys(specs)))
+        run(own, serve, out / half)
+        found = load(out / half)
+        return {spec: columns(found.judgements(spec)) for spec in specs}
+
+    base = rows("tuned", [BASE])[BASE]
+    best = search(
+        lambda spec: rows("tuned", [spec])[spec], base, spaces, trials, goal=goal, seed=plan.seed,
+        go_on=lambda: end is None or time.monotonic() < end,
+    )  # fmt: skip
+    if not best:
+        return {"n": len(halves["confirmed"]), "candidates": {}, "winner": None}
+    judged = rows("confirmed", [BASE, *best.values()])
+    base = judged.pop(BASE)
+    return confirm(judged, base, goal=goal, seed=plan.seed)
+
+
+def _spaces(methods: Sequence[str], ranges: Sequence[str]) -> dict[str, Space]:
+    """Where to look, per method."""
+    given: dict[str, dict[str, tuple[float, float]]] = {}
+    for text in ranges:
+        key, _, ends = text.partition("=")
+        name, _, setting = key.partition(".")
+        try:
+            low, high = (float(end) for end in ends.split(":"))
+        except ValueError:
+            raise SettingError(f"--range takes method.setting=low:high, got {text!r}") from None
+        if name not in methods or not low < high:
+            raise SettingError(f"--range {text}: name a --method, and a low end below the high one")
+        given.setdefault(name, {})[setting] = (low, high)
+    for name in methods:
+        parse_methods(name)  # an unknown one is refused before anything is read
+    return {name: space_of(name, given.get(name)) for name in methods}
