@@ -3,6 +3,7 @@
 # The environment borrows torch and the rest from .venv (or from $VENV) and holds lvlm-fix alone.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+unset PYTHONPATH # or what lies there would count as installed
 shared=$("${VENV:-.venv}/bin/python" -c "import sysconfig; print(sysconfig.get_path('purelib'))")
 home=$PWD/.matrix/wheel
 rm -rf "$home" dist build
@@ -19,6 +20,5 @@ own=$("$home/empty/bin/python" -c "import sysconfig; print(sysconfig.get_path('p
 echo "$shared" > "$own/shared.pth"
 cp tests/wheel_check.py "$home"
 cd "$home"
-unset PYTHONPATH
 empty/bin/python wheel_check.py "$own"
 echo "$wheel works without this tree"
