@@ -16,6 +16,7 @@ from lvlm_fix.tools.cli import app
 NOT_HERE = {
     r"llava|cuda": "needs weights that are not in the package",
     r"^(serve|demo)": "runs until it is stopped: test_serve.py and demo/test_page.py start it",
+    r"nullu": "needs pairs of captions: test_nullu.py makes some",
     r"^bench": "takes minutes: test_bench.py runs it small",
     r"^eval (run|compare|report|table)": "needs COCO and minutes: eval/test_commands.py",
     r"\$|shared/|runs/": "needs COCO, or what a long run left",
