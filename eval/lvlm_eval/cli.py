@@ -21,6 +21,21 @@ from lvlm_eval import chair, pope
 from lvlm_eval.check import CAPTION_IDS, CAPTIONS, check
 from lvlm_eval.coco import choose, photos_in, read_ids, truth_of
 from lvlm_eval.compare import Run, compare, load, of_captions
+from lvlm_eval.options import (
+    AsJson,
+    BatchSize,
+    Data,
+    DialectName,
+    Ids,
+    Images,
+    Limit,
+    Model,
+    Prompt,
+    Revision,
+    RuleName,
+    Seed,
+    TruthFile,
+)
 from lvlm_eval.records import by_id, read, write
 from lvlm_eval.report import COUNTS, cell, render
 from lvlm_eval.run import Plan, Task, commit_of, draw, run
@@ -38,21 +53,6 @@ __all__ = ["app"]
 app = typer.Typer(no_args_is_help=True, help="Measure hallucination: run, score, compare, report.")
 scores = typer.Typer(no_args_is_help=True, help="Score captions or answers that are there already.")
 app.add_typer(scores, name="score")
-
-AsJson = Annotated[bool, typer.Option("--json", help="print one JSON document on standard output")]
-DialectName = Annotated[str, typer.Option(help="published (comparable) or strict")]
-RuleName = Annotated[str, typer.Option(help="published (comparable) or strict")]
-Data = Annotated[Path, typer.Option(help="COCO folder, or a folder of photos with an objects file")]
-Model = Annotated[str, typer.Option(help='a hub name, a folder, or "tiny"')]
-Revision = Annotated[str | None, typer.Option(help="commit of the model")]
-Images = Annotated[
-    Path | None, typer.Option(help="folder of photos; default: val2014, val2017 or images")
-]
-TruthFile = Annotated[
-    Path | None, typer.Option(help="objects file; default: the annotations of DATA")
-]
-Limit = Annotated[int | None, typer.Option(help="draw so many photos by the seed")]
-Seed = Annotated[int, typer.Option(help="of the subset, the questions and the bootstrap")]
 
 
 @scores.command("chair")
@@ -191,16 +191,16 @@ def run_command(
     questions: Annotated[
         list[Path] | None, typer.Option(help="POPE files; default: three splits, generated")
     ] = None,
-    ids: Annotated[str | None, typer.Option(help="file.json or file.json:name")] = None,
+    ids: Ids = None,
     split: Annotated[
         str | None, typer.Option(help="a list of DATA/splits.json, as --ids DATA/splits.json:SPLIT")
     ] = None,
     limit: Limit = None,
-    batch_size: Annotated[int, typer.Option(help="samples at a time")] = 8,
+    batch_size: BatchSize = 8,
     max_new_tokens: Annotated[
         int | None, typer.Option(help="longest text; default 128, for POPE 8")
     ] = None,
-    prompt: Annotated[str, typer.Option(help="what to ask for a caption")] = DESCRIBE,
+    prompt: Prompt = DESCRIBE,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="method.setting=value, may be repeated")
     ] = None,

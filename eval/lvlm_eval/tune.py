@@ -63,11 +63,9 @@ def space_of(method: str, given: Space | None = None) -> Space:
     out: dict[str, tuple[float, float]] = {}
     for name, field in known.items():
         if isinstance(field.default, float) and field.default > 0:
-            low, high = field.metadata.get("low"), field.metadata.get("high")
-            ends = field.default / 4, field.default * 4
             out[name] = (
-                ends[0] if low is None else max(ends[0], low),
-                ends[1] if high is None else min(ends[1], high),
+                max(field.default / 4, field.metadata["low"]),
+                min(field.default * 4, field.metadata["high"]),
             )
     if not out:
         raise SettingError(f"{method} has no decimal setting to tune; leave it out")
@@ -87,14 +85,14 @@ def search(
     *,
     goal: Goal = GOAL,
     seed: int = 0,
-    go_on: Callable[[], bool] = lambda: True,
+    seconds: float | None = None,
 ) -> dict[str, str]:
     """The best settings of each method that lower CHAIR_I and reach the goal: method -> spec.
 
     Args:
         rows: of the photos to tune on; `base` has the unmodified model's.
         trials: how many settings are tried in all.
-        go_on: asked before each trial; False ends the search early.
+        seconds: no trial begins after so many.
     """
     import optuna
 
@@ -123,10 +121,7 @@ def search(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of what is experimental in the search
         study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=seed))
-        for _ in range(trials):
-            if not go_on():
-                break
-            study.optimize(tried, n_trials=1)
+        study.optimize(tried, n_trials=trials, timeout=seconds)
     return {method: spec for method, (_, spec) in best.items()}
 
 

@@ -15,10 +15,21 @@ import typer
 from rich.console import Console
 
 import lvlm_fix as lf
-from lvlm_eval.chair.score import columns
-from lvlm_eval.compare import load
-from lvlm_eval.records import write_json
-from lvlm_eval.run import Plan, Serve, draw, run
+from lvlm_eval.chair.score import columns, judge
+from lvlm_eval.compare import BASE
+from lvlm_eval.options import (
+    AsJson,
+    BatchSize,
+    Data,
+    Ids,
+    Images,
+    Limit,
+    Model,
+    Prompt,
+    TruthFile,
+)
+from lvlm_eval.records import read, write_json
+from lvlm_eval.run import Plan, Serve, draw, run, stem
 from lvlm_eval.serve import methods_of, serving
 from lvlm_eval.stats import Array
 from lvlm_eval.tune import GOAL, Goal, Space, confirm, search, space_of
@@ -28,29 +39,27 @@ from lvlm_fix.models import DESCRIBE, revision_of
 
 __all__ = ["tune_command", "tuned"]
 
-BASE = "none"
-
 
 def tune_command(
-    data: Annotated[Path, typer.Option(help="COCO folder, or a folder of photos with objects")],
+    data: Data,
     out: Annotated[Path, typer.Option(help="folder; the same command again resumes")],
     method: Annotated[list[str], typer.Option(help="repeatable; methods to choose from")],
-    model: Annotated[str, typer.Option(help='a hub name, a folder, or "tiny"')] = "tiny",
+    model: Model = "tiny",
     range_: Annotated[
         list[str] | None,
         typer.Option("--range", help="method.setting=low:high; default: a quarter to four times"),
     ] = None,
-    images: Annotated[Path | None, typer.Option(help="folder of photos")] = None,
-    truth: Annotated[Path | None, typer.Option(help="objects file")] = None,
-    ids: Annotated[str | None, typer.Option(help="file.json or file.json:name")] = None,
-    limit: Annotated[int | None, typer.Option(help="draw so many photos by the seed")] = None,
+    images: Images = None,
+    truth: TruthFile = None,
+    ids: Ids = None,
+    limit: Limit = None,
     captions: Annotated[int, typer.Option(help="budget of the search, in captions")] = 2000,
     minutes: Annotated[float | None, typer.Option(help="budget of the search, in minutes")] = None,
-    batch_size: Annotated[int, typer.Option(help="photos at a time")] = 8,
+    batch_size: BatchSize = 8,
     max_new_tokens: Annotated[int, typer.Option(help="longest text, tokens")] = 128,
-    prompt: Annotated[str, typer.Option(help="what to ask")] = DESCRIBE,
+    prompt: Prompt = DESCRIBE,
     seed: Annotated[int, typer.Option(help="of the draw, the split and the search")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="print one JSON document")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Search settings on half of the photos, confirm them on the other half, or say that nothing
     helps. What helps is written to OUT/settings.json, which `--set @OUT/settings.json` reads.
@@ -123,19 +132,23 @@ def tuned(
             f"{captions} captions and {len(drawn)} photos are too few: half of the photos are "
             "captioned once for the unmodified model, and once for each trial"
         )
-    end = None if minutes is None else time.monotonic() + 60 * minutes
+    begun = time.monotonic()
 
     def rows(half: str, specs: Sequence[str]) -> dict[str, Array]:
         methods.update({spec: methods_of(spec, {}) for spec in specs if spec not in methods})
         own = replace(plan, samples={"": halves[half]}, methods=tuple(dict.fromkeys(specs)))
         run(own, serve, out / half)
-        found = load(out / half)
-        return {spec: columns(found.judgements(spec)) for spec in specs}
+        files = {spec: read(out / half / f"{stem(spec)}.jsonl") for spec in specs}
+        return {
+            spec: columns(judge({r["image_id"]: r["caption"] for r in found}, plan.truth))
+            for spec, found in files.items()
+        }
 
     base = rows("tuned", [BASE])[BASE]
+    left = None if minutes is None else 60 * minutes - (time.monotonic() - begun)
     best = search(
         lambda spec: rows("tuned", [spec])[spec], base, spaces, trials, goal=goal, seed=plan.seed,
-        go_on=lambda: end is None or time.monotonic() < end,
+        seconds=left,
     )  # fmt: skip
     if not best:
         return {"n": len(halves["confirmed"]), "candidates": {}, "winner": None}

@@ -98,7 +98,7 @@ def serving(calls: list[str], methods: dict[str, object]) -> Serve:
     return serve
 
 
-def test_the_same_search_again_captions_nothing(tmp_path: Path) -> None:
+def test_the_same_search_again_captions_nothing_and_goes_on_after_a_kill(tmp_path: Path) -> None:
     keys = range(1, 25)
     plan = Plan(
         task="chair", model="stand-in", methods=("none",), prompt="Describe.",
@@ -113,6 +113,19 @@ def test_the_same_search_again_captions_nothing(tmp_path: Path) -> None:
     first = len(calls)
     again = tuned(plan, serving(calls, methods), tmp_path, SPACES, methods, captions=72)
     assert again == found and len(calls) == first
+    cut, left = tmp_path / "cut", [5]
+
+    @contextmanager
+    def dying(paths: Sequence[Path], prompts: Sequence[str]) -> Generator[Texts]:
+        left[0] -= 1
+        if not left[0]:
+            raise KeyboardInterrupt
+        with serving(calls, methods)(paths, prompts) as texts:
+            yield texts
+
+    with pytest.raises(KeyboardInterrupt):
+        tuned(plan, dying, cut, SPACES, methods, captions=72)
+    assert tuned(plan, serving(calls, methods), cut, SPACES, methods, captions=72) == found
     with pytest.raises(lf.SettingError, match="too few"):
         tuned(plan, serving(calls, methods), tmp_path / "b", SPACES, methods, captions=12)
 
