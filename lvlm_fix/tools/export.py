@@ -11,7 +11,7 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,8 @@ from lvlm_fix.models import (
 from lvlm_fix.watches.heads import picked_by_table
 
 __all__ = [
-    "Equality", "check", "export", "fold", "given_heads", "loaded_for", "sha256_of", "written",
+    "Equality", "check", "export", "fold", "given_heads", "loaded_for", "owners_of", "plain_linear",
+    "sha256_of", "written",
 ]  # fmt: skip
 
 RECORD = "export.json"  # beside the weights: what was changed
@@ -87,10 +88,7 @@ def fold(model: PreTrainedModel, heads: Bool[Tensor, "layers heads"], strength: 
     A projection in half precision becomes float32 where its own type cannot hold the products
     exactly. Raises `ModelError` where a projection cannot be found, is quantised, or is shared.
     """
-    owners: dict[int, list[str]] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        owners.setdefault(parameter.data_ptr(), []).append(name)
-    found = {}
+    owners, found = owners_of(model), {}
     for module in family_of(model).attentions:
         layer = module.__dict__["layer_idx"]
         if heads[layer].any():
@@ -111,32 +109,52 @@ def _projection(
     module: nn.Module, layer: int, heads: int, owners: dict[int, list[str]]
 ) -> nn.Linear:
     where = f"the output projection of layer {layer}"
+    linear = plain_linear(module, PROJECTIONS, where, owners)
+    if linear.in_features % heads:
+        raise ModelError(
+            f"{where} takes {linear.in_features} values, which {heads} heads cannot share evenly"
+        )
+    return linear
+
+
+def owners_of(model: nn.Module) -> dict[int, list[str]]:
+    """Address of a weight -> the names of the parameters that it is."""
+    owners: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        owners.setdefault(parameter.data_ptr(), []).append(name)
+    return owners
+
+
+def plain_linear(
+    module: nn.Module, names: Sequence[str], where: str, owners: Mapping[int, Sequence[str]]
+) -> nn.Linear:
+    """The one part of `module` with one of `names`: a floating-point `nn.Linear` of its own.
+
+    Raises `ModelError` that begins with `where`: not found, quantised, wrapped or shared.
+    """
     children = dict(module.named_children())
-    names = [name for name in PROJECTIONS if name in children]
-    if len(names) != 1:
+    found = [name for name in names if name in children]
+    if len(found) != 1:
         raise ModelError(
             f"{where} was not found: {type(module).__name__} has"
-            f" {', '.join(children) or 'no parts'}, and exactly one of {', '.join(PROJECTIONS)} is"
+            f" {', '.join(children) or 'no parts'}, and exactly one of {', '.join(names)} is"
             " looked for"
         )
-    linear = children[names[0]]
+    linear = children[found[0]]
     if (
         type(linear) is not nn.Linear
         or type(linear.weight.data) is not Tensor
         or not linear.weight.is_floating_point()
     ):
         raise ModelError(
-            f"{where} is quantised or not plain ({type(linear).__name__} of"
-            f" {type(linear.weight.data).__name__}, {linear.weight.dtype}): a gain would be rounded"
-            " away; export the floating-point checkpoint"
+            f"{where} is quantised or wrapped by an adapter ({type(linear).__name__} of"
+            f" {type(linear.weight.data).__name__}, {linear.weight.dtype}): a change would be"
+            " rounded away; export the floating-point checkpoint, with adapters merged into it"
+            " first"
         )
     if len(shared := owners[linear.weight.data_ptr()]) > 1:
         raise ModelError(
-            f"{where} is tied: {' and '.join(shared)} are one weight, so a gain would act in both"
-        )
-    if linear.in_features % heads:
-        raise ModelError(
-            f"{where} takes {linear.in_features} values, which {heads} heads cannot share evenly"
+            f"{where} is tied: {' and '.join(shared)} are one weight, so a change would act in both"
         )
     return linear
 

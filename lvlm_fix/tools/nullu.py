@@ -22,11 +22,11 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import PreTrainedModel, ProcessorMixin
 
-from lvlm_fix.errors import DataError, ModelError, SettingError
+from lvlm_fix.errors import DataError, SettingError
 from lvlm_fix.families import family_of, mlp_of
 from lvlm_fix.models import DESCRIBE, open_image, prepare, revision_of
 from lvlm_fix.tools.effects import continued
-from lvlm_fix.tools.export import loaded_for, sha256_of, written
+from lvlm_fix.tools.export import loaded_for, owners_of, plain_linear, sha256_of, written
 
 __all__ = ["Pair", "directions", "export", "project", "read_pairs", "upper_layers"]
 
@@ -152,39 +152,18 @@ def project(model: PreTrainedModel, found: dict[int, Float[Tensor, "rank width"]
     The product is made in float32 and kept in the weight's own type. Raises `ModelError` where a
     projection cannot be found, is quantised or wrapped by an adapter, or is shared.
     """
-    blocks, owners = family_of(model).layers, dict[int, list[str]]()
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        owners.setdefault(parameter.data_ptr(), []).append(name)
-    linears = {layer: _last(blocks[layer], layer, owners) for layer in found}
+    blocks, owners = family_of(model).layers, owners_of(model)
+    linears = {
+        layer: plain_linear(
+            mlp_of(blocks[layer]), LAST, f"the last projection of layer {layer}'s MLP", owners
+        )
+        for layer in found
+    }
     for layer, vectors in found.items():
         weight = linears[layer].weight
         along, plain = vectors.to(weight.device, torch.float32), weight.float()
         product = plain - along.T @ (along @ plain)
         linears[layer].weight = nn.Parameter(product.to(weight.dtype), requires_grad=False)
-
-
-def _last(block: nn.Module, layer: int, owners: dict[int, list[str]]) -> nn.Linear:
-    where = f"the last projection of layer {layer}'s MLP"
-    children = dict(mlp_of(block).named_children())
-    names = [name for name in LAST if name in children]
-    if len(names) != 1:
-        raise ModelError(
-            f"{where} was not found: it has {', '.join(children) or 'no parts'}, and exactly one of"
-            f" {', '.join(LAST)} is looked for"
-        )
-    linear = children[names[0]]
-    if (
-        type(linear) is not nn.Linear
-        or type(linear.weight.data) is not Tensor
-        or not linear.weight.is_floating_point()
-    ):
-        raise ModelError(
-            f"{where} is quantised or wrapped by an adapter ({type(linear).__name__}): export the"
-            " floating-point checkpoint, with adapters merged into it first"
-        )
-    if len(shared := owners[linear.weight.data_ptr()]) > 1:
-        raise ModelError(f"{where} is tied: {' and '.join(shared)} are one weight")
-    return linear
 
 
 def _card(record: dict[str, Any]) -> str:
