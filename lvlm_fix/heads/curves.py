@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import os
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
 
-from lvlm_fix.errors import DataError
+from lvlm_fix.heads.measured import read, reading, write
 
 __all__ = ["Curves", "shipped_curves"]
 
@@ -35,33 +33,17 @@ class Curves:
 
     def save(self, path: str | Path) -> None:
         """Write as JSON, atomically."""
-        record = {"format": FORMAT} | {
-            key: np.round(value, 8).tolist() if isinstance(value, np.ndarray) else value
-            for key, value in vars(self).items()
-        }
-        partial = Path(f"{path}.partial")
-        partial.write_text(json.dumps(record, indent=1) + "\n")
-        os.replace(partial, path)
+        rounded = {key: np.round(getattr(self, key), 8) for key in ("real", "invented")}
+        write(path, FORMAT, vars(self) | rounded)
 
     @classmethod
     def load(cls, path: str | Path) -> Curves:
         """Read saved curves. Raises `DataError` where the file is missing, damaged or another."""
-        try:
-            record = json.loads(Path(path).read_text())
-            if record.pop("format") != FORMAT:
-                raise ValueError("another format")
-            real, invented = (np.asarray(record.pop(key), float) for key in ("real", "invented"))
-            if real.ndim != 2 or real.shape != invented.shape:
-                raise ValueError(
-                    f"real {real.shape} and invented {invented.shape} are not layers × heads"
-                )
-            if not ((real > 0).all() and (invented > 0).all()):
+        with reading(path, "curves", "make them with `heads curves`"):
+            record = read(path, FORMAT, ("real", "invented"))
+            if not ((record["real"] > 0).all() and (record["invented"] > 0).all()):
                 raise ValueError("attention that is not above 0")
-            return cls(real=real, invented=invented, **record)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise DataError(
-                f"cannot read {str(path)!r} as curves: {error}; make them with `heads curves`"
-            ) from error
+            return cls(**record)
 
     def __str__(self) -> str:
         return f"curves of {self.model}, {self.n_real} and {self.n_invented} words"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from lvlm_fix.errors import DataError, SettingError
+from lvlm_fix.heads.measured import read, reading, write
 
 __all__ = ["HeadTable", "compare"]
 
@@ -37,33 +36,15 @@ class HeadTable:
 
     def save(self, path: str | Path) -> None:
         """Write as JSON, atomically."""
-        record = {"format": FORMAT} | {
-            key: value.tolist() if isinstance(value, np.ndarray) else value
-            for key, value in vars(self).items()
-        }
-        partial = Path(f"{path}.partial")
-        partial.write_text(json.dumps(record, indent=1) + "\n")
-        os.replace(partial, path)
+        write(path, FORMAT, vars(self))
 
     @classmethod
     def load(cls, path: str | Path) -> HeadTable:
         """Read a saved table. Raises `DataError` where the file is missing, damaged or something
         else.
         """
-        try:
-            record = json.loads(Path(path).read_text())
-            if record.pop("format") != FORMAT:
-                raise ValueError("another format")
-            mean, deviation = (np.asarray(record.pop(key), float) for key in ("mean", "deviation"))
-            if mean.ndim != 2 or mean.shape != deviation.shape:
-                raise ValueError(
-                    f"mean {mean.shape} and deviation {deviation.shape} are not layers × heads"
-                )
-            return cls(mean=mean, deviation=deviation, **record)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise DataError(
-                f"cannot read {str(path)!r} as a head table: {error}; make one with `heads score`"
-            ) from error
+        with reading(path, "a head table", "make one with `heads score`"):
+            return cls(**read(path, FORMAT, ("mean", "deviation")))
 
     def __str__(self) -> str:
         return f"{self.metric} of {self.model}, n = {self.n}"
