@@ -15,6 +15,7 @@ import torch
 import lvlm_fix as lf
 from lvlm_fix.tools import bench as benching
 from lvlm_fix.tools.geometries import GEOMETRIES, Subject, subject
+from lvlm_fix.tools.measuring import Clock
 from lvlm_fix.tools.miniature import miniature
 
 VAR = lf.VAR(threshold=1.4, ratio=0.1, image_share=0.1)
@@ -72,13 +73,13 @@ def test_the_literal_rival_does_the_same(family: str, methods: list[lf.Method]) 
 def test_names_take_turns_token_by_token(
     monkeypatch: pytest.MonkeyPatch, smallest: Subject
 ) -> None:
-    log, tick = list[str](), benching._Clock.tick
+    log, tick = list[str](), Clock.tick
 
     def logged(self: Any, *args: Any) -> None:
         log.append(twins[self.model])
         tick(self, *args)
 
-    monkeypatch.setattr(benching._Clock, "tick", logged)
+    monkeypatch.setattr(Clock, "tick", logged)
     served = {
         name: replace(smallest, model=benching._twin(smallest.model))
         for name in ("none", "vhr", "var")

@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from greenlet import getcurrent, greenlet
 from torch import Tensor, nn
-from transformers import CompileConfig, PreTrainedModel, StoppingCriteria, StoppingCriteriaList
+from transformers import CompileConfig, PreTrainedModel
 
 from lvlm_fix.attach import Fix
 from lvlm_fix.core.layer import Layer
@@ -37,7 +37,7 @@ from lvlm_fix.methods import parse_methods
 from lvlm_fix.models import load, open_image, sample_photos
 from lvlm_fix.private import implementation_of
 from lvlm_fix.tools.geometries import QUESTIONS, TOKENS, Subject
-from lvlm_fix.tools.measuring import machine, peak_of, spread, wait_for, weights_of
+from lvlm_fix.tools.measuring import Clock, machine, peak_of, spread, wait_for, weights_of
 from lvlm_fix.watches import WithoutImage
 
 __all__ = ["DEFAULT", "Plan", "Row", "bench", "check_name", "lengths", "machine", "steps"]
@@ -111,32 +111,6 @@ class _Time:
     no_image: float  # of that, seconds in the pass without image
     steps: list[float]
     acted: bool
-
-
-class _Clock(StoppingCriteria):
-    """The seconds of every token of the stock `generate`, others' turns not counted;
-    stops nothing.
-    """
-
-    def __init__(self, model: PreTrainedModel, pause: Callable[[], object]) -> None:
-        self.model, self._wait, self._pause = model, wait_for(model), pause
-        self.seconds: list[float] = []
-        self.start()
-
-    def start(self) -> None:
-        """Count from now."""
-        self._from = time.perf_counter()
-
-    def tick(self, *_: Any) -> None:
-        """A token is there."""
-        self._wait()
-        self.seconds.append(time.perf_counter() - self._from)
-        self._pause()
-        self.start()
-
-    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Any:
-        self.tick()
-        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
 
 
 class _LiteralLayer(Layer):
@@ -332,7 +306,7 @@ def _serving(
         return
 
     def serve(tokens: int, question: int) -> list[float]:
-        clock = _Clock(subject.model, pause)
+        clock = Clock(subject.model, pause)
         _generate(subject, prompts[question], plan, tokens, clock)
         return clock.seconds
 
@@ -365,7 +339,7 @@ def _eager(model: PreTrainedModel) -> Generator[None]:
 
 
 def _generate(
-    subject: Subject, inputs: dict[str, Any], plan: Plan, tokens: int, clock: _Clock
+    subject: Subject, inputs: dict[str, Any], plan: Plan, tokens: int, clock: Clock
 ) -> None:
     """So many tokens of the stock `generate`."""
     options: dict[str, Any] = {
@@ -378,7 +352,7 @@ def _generate(
         how.mode, how._compile_all_devices = None, True
         options |= {"cache_implementation": "static", "compile_config": how}
     serve: Any = subject.model.generate
-    serve(**inputs, **options, stopping_criteria=StoppingCriteriaList([clock]))
+    serve(**inputs, **options, **clock.options)
 
 
 @contextmanager
@@ -397,7 +371,7 @@ def _mitigv(subject: Subject, batch: int, pause: Callable[[], object]) -> Genera
             pause()
 
     def serve(tokens: int, question: int) -> list[float]:
-        clock = _Clock(model, leave)
+        clock = Clock(model, leave)
 
         def begin(*_: Any) -> None:
             if not clock.seconds:  # the photo is prepared

@@ -32,7 +32,7 @@ from lvlm_fix.tools.measuring import Clock, peak_of, spread, weights_of
 from lvlm_fix.tools.miniature import sample
 from lvlm_fix.tools.probing import PROBES
 
-__all__ = ["Case", "Line", "case_of", "cases", "check", "compared", "passes", "texts"]
+__all__ = ["Case", "Line", "apart", "case_of", "cases", "check", "compared", "passes", "texts"]
 
 GREEDY: dict[str, Any] = {
     "max_new_tokens": 3, "min_new_tokens": 3, "do_sample": False, "output_logits": True,
@@ -106,12 +106,12 @@ class _Plain:
     @cached_property
     def batch(self) -> float:
         """What a batch and its samples differ by."""
-        return _apart(*_batches(self.model, self.together, self.alone))[0]
+        return apart(*_batches(self.model, self.together, self.alone))[0]
 
     @cached_property
     def cache(self) -> float:
         """What cached and uncached differ by."""
-        return _apart(*_caches(self.model, self.alone[0]))[0]
+        return apart(*_caches(self.model, self.alone[0]))[0]
 
     @cached_property
     def bytes(self) -> float:
@@ -161,7 +161,7 @@ def _neutral(plain: _Plain, case: Case) -> Found:
     with fix(plain.model, case.neutral):
         found = texts(plain.model, plain.together)
     same = all(map(torch.equal, found.logits, plain.steps.logits))
-    worst = _apart(found.logits, plain.steps.logits)[0]
+    worst = apart(found.logits, plain.steps.logits)[0]
     return same, "yes" if same else f"logits differ by up to {worst:.3g}", {"difference": worst}
 
 
@@ -195,7 +195,8 @@ def _cache(plain: _Plain, case: Case) -> Found:
 def _restored(plain: _Plain, case: Case, before: Any) -> Found:
     with fix(plain.model, case.acting):
         passes(plain.model, plain.alone[0])
-    left = [name for name, was in before.items() if _state(plain.model)[name] != was]
+    now = _state(plain.model)
+    left = [name for name, was in before.items() if now[name] != was]
     if not all(map(torch.equal, texts(plain.model, plain.together).logits, plain.steps.logits)):
         left.append("logits")
     return not left, "yes" if not left else f"not as before: {', '.join(left)}", {}
@@ -281,7 +282,7 @@ def compared(
     found: Sequence[Tensor], wanted: Sequence[Tensor], own: float, *, half: bool = False
 ) -> Found:
     """Whether two ways agree as well as they do for the unmodified model, which differ by `own`."""
-    worst, masked = _apart(found, wanted)
+    worst, masked = apart(found, wanted)
     largest = max(float(one[one.isfinite()].abs().max()) for one in wanted)
     allowed = max(4 * own, largest * (5e-2 if half else 1e-3))
     holds = worst <= allowed and masked <= MASKED and not any(bool(o.isnan().any()) for o in found)
@@ -289,7 +290,7 @@ def compared(
     return holds, words, {"difference": worst, "allowed": allowed, "masked_apart": masked}
 
 
-def _apart(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> tuple[float, float]:
+def apart(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> tuple[float, float]:
     """The largest difference where both are finite, and the share of logits masked in one alone."""
     one, other = torch.stack(tuple(found)), torch.stack(tuple(wanted))
     both = one.isfinite() & other.isfinite()
@@ -299,7 +300,7 @@ def _apart(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> tuple[float, fl
 
 def _most(one: Tensor, other: Tensor) -> float:
     """The largest change of a logit; infinite where tokens were excluded and nothing else."""
-    worst, masked = _apart([one], [other])
+    worst, masked = apart([one], [other])
     return worst or (float("inf") if masked else 0.0)
 
 

@@ -15,7 +15,7 @@ from transformers import CompileConfig
 
 from lvlm_fix.attach import fix
 from lvlm_fix.families import family_of
-from lvlm_fix.tools.check import Case, case_of, cases, check, passes, texts
+from lvlm_fix.tools.check import Case, apart, case_of, cases, check, passes, texts
 from lvlm_fix.tools.counting import WAITS, Counted, Waits
 from lvlm_fix.tools.geometries import Subject, subject
 from lvlm_fix.tools.measuring import Clock, peak_of, spread, weights_of
@@ -178,9 +178,8 @@ def _same_texts(tokens: int, count: int, device: str, left: Left) -> Rows:
                 out = texts(one.model, inputs, max_new_tokens=tokens, min_new_tokens=1)
             found.append((out.sequences.cpu(), out.logits[0].float().cpu()))
         (ids, first), (other, wanted) = found
-        both = first.isfinite() & wanted.isfinite()
-        apart = float((first - wanted)[both].abs().max())
-        yield case.name, {"equal": torch.equal(ids, other), "difference": apart}
+        worst, _ = apart([first], [wanted])
+        yield case.name, {"equal": torch.equal(ids, other), "difference": worst}
 
 
 def _compiled(measured: Subject, scale: Scale, left: Left) -> Rows:

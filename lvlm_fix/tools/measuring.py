@@ -47,30 +47,31 @@ def wait_for(model: PreTrainedModel) -> Callable[[], None]:
     return torch.cuda.synchronize if model.device.type == "cuda" else lambda: None
 
 
-class Clock:
-    """The seconds of every token of the stock `generate`, the first with the prompt; stops
-    nothing. Give `generate` its `options`.
+class Clock(StoppingCriteria):
+    """The seconds of every token of the stock `generate`, the first with the prompt; stops nothing.
+    Give `generate` its `options`. What `pause` takes after a token is not counted.
     """
 
-    def __init__(self, model: PreTrainedModel) -> None:
-        self._wait, self.seconds = wait_for(model), list[float]()
-        self.options = {"stopping_criteria": StoppingCriteriaList([_Each(self._tick)])}
+    def __init__(self, model: PreTrainedModel, pause: Callable[[], object] = lambda: None) -> None:
+        self.model, self._wait, self._pause = model, wait_for(model), pause
+        self.seconds: list[float] = []
+        self.options: dict[str, Any] = {"stopping_criteria": StoppingCriteriaList([self])}
         self._wait()
+        self.start()
+
+    def start(self) -> None:
+        """Count from now."""
         self._from = time.perf_counter()
 
-    def _tick(self) -> None:
+    def tick(self, *_: Any) -> None:
+        """A token is there."""
         self._wait()
-        now = time.perf_counter()
-        self.seconds.append(now - self._from)
-        self._from = now
-
-
-class _Each(StoppingCriteria):
-    def __init__(self, tick: Callable[[], None]) -> None:
-        self._tick = tick
+        self.seconds.append(time.perf_counter() - self._from)
+        self._pause()
+        self.start()
 
     def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Any:
-        self._tick()
+        self.tick()
         return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
 
 
