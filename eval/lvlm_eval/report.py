@@ -52,7 +52,7 @@ def render(run: Run, dialect: Dialect = "published", rule: Rule = "published") -
     """The page. Needs the photos only for their thumbnails; one that is gone is named instead of
     shown.
     """
-    record, result = run.record, compare(run, dialect, rule)
+    record, result = run.record, compare(run, dialect, rule, fair=False)
     what = (
         f"{record['model']}, {len(record['image_ids'])} photos, prompt {record['prompt']!r}"
         if run.captions

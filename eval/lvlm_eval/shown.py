@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
+from lvlm_eval.compare import CONTROL
 from lvlm_eval.report import cell
 from lvlm_fix.errors import DataError
 
@@ -22,7 +23,7 @@ _MARKS = "osD^vP"
 
 def show(result: Mapping[str, Any], console: Console) -> None:
     """The figures that matter first, then the differences, then what follows from them."""
-    draws = [name for name in result["methods"] if name.partition(":")[0] == "random-heads"]
+    draws = [name for name in result["methods"] if name.partition(":")[0] == CONTROL]
     methods = {k: v for k, v in result["methods"].items() if len(draws) < 2 or k not in draws}
     names = ("chair_i", "recall", "f1", "length", "distinct_3")
     rows = {
@@ -106,7 +107,7 @@ def picture(result: Mapping[str, Any], path: Path) -> None:
     for method, found in result["methods"].items():
         if found["chair_i"] is None or found["recall"] is None:
             continue
-        if method.partition(":")[0] == "random-heads":
+        if method.partition(":")[0] == CONTROL:
             axes.plot(100 * found["chair_i"], 100 * found["recall"], "x", color="#b8bfcc")
             continue
         x, y = 100 * found["chair_i"], 100 * found["recall"]
