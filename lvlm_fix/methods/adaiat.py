@@ -24,6 +24,7 @@ from torch import Tensor, where
 
 from lvlm_fix.heads.curves import Curves
 from lvlm_fix.method import AtLayer, Method, Watch, setting
+from lvlm_fix.methods.iat import middle
 from lvlm_fix.watches import Calibrated, Written
 
 __all__ = ["AdaIAT"]
@@ -64,7 +65,7 @@ class AdaIAT(Method):
         return super().settings() | {"curves": str(self.curves)}
 
     def acts_in(self, layers: int) -> Collection[int]:
-        return range(round(layers * 5 / 32), round(layers * 18 / 32))
+        return middle(layers)
 
     def watches(self, layers: int) -> tuple[Watch[Any], ...]:
         return (Written(), self.calibrated)

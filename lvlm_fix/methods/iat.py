@@ -21,7 +21,12 @@ from torch import Tensor, where
 from lvlm_fix.method import AtLayer, Method, Watch, setting
 from lvlm_fix.watches import Written
 
-__all__ = ["IAT"]
+__all__ = ["IAT", "middle"]
+
+
+def middle(layers: int) -> range:
+    """The paper's layers: 5 to 17 of 32."""
+    return range(round(layers * 5 / 32), round(layers * 18 / 32))
 
 
 @dataclass(frozen=True)
@@ -36,7 +41,7 @@ class IAT(Method):
     paper: ClassVar[str] = "arXiv 2603.04908"
 
     def acts_in(self, layers: int) -> Collection[int]:
-        return range(round(layers * 5 / 32), round(layers * 18 / 32))
+        return middle(layers)
 
     def watches(self, layers: int) -> tuple[Watch[Any], ...]:
         return (Written(),)
