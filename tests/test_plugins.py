@@ -93,8 +93,12 @@ def test_a_method_of_another_package_is_found_when_asked_for(
     with pytest.raises(SystemExit):
         cli.main()
     (row,) = [row for row in json.loads(capsys.readouterr().out)["methods"] if row["name"] == "cfg"]
-    assert (row["paper"], row["edits"]) == ("arXiv 2306.17806", ["next_token_logits"])
-    assert row["needs"] == "A second branch without the image." and not row["control"]
+    assert row == {
+        "name": "cfg", "paper": "arXiv 2306.17806", "edits": ["next_token_logits"],
+        "needs": "A second branch without the image.",
+        "departs": "The image, not the whole prompt, is what the second branch lacks (ours).",
+        "control": False,
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(
