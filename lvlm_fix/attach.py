@@ -113,9 +113,9 @@ class Fix:
         attached.attention(self.model, family.decoder, family.config_key, sites)
         numbers = {layer.number for layer in sites.values()}
         for block, layer in zip(family.layers, layers, strict=True):
-            if (hook := layer.hook("layer")) is not None:
+            if (hook := layer.hidden.hook("layer")) is not None:
                 attached.after(block, hook)
-            if (hook := layer.hook("mlp")) is not None:
+            if (hook := layer.hidden.hook("mlp")) is not None:
                 attached.after(mlp_of(block), hook)
         follower.acting = frozenset(layer.number for layer in layers if layer.attends) & numbers
         for live in self._lives.values():

@@ -29,7 +29,8 @@ from transformers import PreTrainedModel, ProcessorMixin
 
 from lvlm_fix.ask.asker import Asker
 from lvlm_fix.core.attached import Attached, is_attached
-from lvlm_fix.core.attention import Attend, row_logits, row_options
+from lvlm_fix.core.attention import Attend
+from lvlm_fix.core.rows import row_logits, row_options
 from lvlm_fix.errors import InputError, ModelError, SettingError
 from lvlm_fix.families import family_of
 from lvlm_fix.heads.vhd import vision_aware_divergence
