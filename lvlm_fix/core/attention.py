@@ -16,12 +16,14 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask
 
-from lvlm_fix.errors import ModelError
+from lvlm_fix.errors import InputError, ModelError
 from lvlm_fix.private import implementation, register_attention
 
-__all__ = ["register", "row_logits", "row_options", "weigh"]
+__all__ = ["Attend", "Tap", "check_rows", "register", "row_logits", "row_options", "weigh"]
 
 Attend = Callable[..., tuple[Tensor, Tensor | None]]
+# a layer and its attention function -> the function that serves in its place
+Tap = Callable[[int, Attend], Attend]
 # the attribute of an attention module that holds the running fix; present only while one runs
 SITE = "_lvlm_fix"
 PREFIX = "lvlm_fix_"
@@ -40,6 +42,15 @@ def register(wrapped: str) -> str:
 
     register_attention(name, attention, wrapped)
     return name
+
+
+def check_rows(kwargs: Mapping[str, Any]) -> None:
+    """Raise where one call of the attention interface has what `row_logits` does not know."""
+    for name in ("s_aux", "position_bias"):  # learned sinks; relative positions
+        if kwargs.get(name) is not None:
+            raise ModelError(f"attention with {name} cannot be edited by rows")
+    if kwargs.get("dropout"):
+        raise InputError("attention with dropout cannot be edited by rows: call model.eval()")
 
 
 def row_options(module: nn.Module, kwargs: Mapping[str, Any]) -> dict[str, Any]:
