@@ -23,7 +23,7 @@ from lvlm_fix.errors import SettingError
 from lvlm_fix.families import family_of
 from lvlm_fix.method import Method
 from lvlm_fix.models import prepare
-from lvlm_fix.watches import TowerLooks
+from lvlm_fix.watches import ClsRows
 
 __all__ = ["asked_of", "expand", "methods_of", "seen_anew", "seen_once", "serving"]
 
@@ -116,7 +116,7 @@ def serving(
             if asked and (check := asked[spec]) is not None:
                 options["custom_generate"] = check
             watches = (w for method in methods[spec] for w in method.watches(depth))
-            watched = any(isinstance(watch, TowerLooks) for watch in closure(watches))
+            watched = any(isinstance(watch, ClsRows) for watch in closure(watches))
             seeing = seen_anew(model) if watched else nullcontext()
             with seeing, lf.fix(model, methods[spec]) if methods[spec] else nullcontext():
                 ids = generate(**inputs, **options)

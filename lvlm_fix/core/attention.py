@@ -9,9 +9,11 @@ from torch import Tensor, nn
 
 from lvlm_fix.private import implementation, register_attention
 
-__all__ = ["PREFIX", "SITE", "Attend", "register"]
+__all__ = ["PREFIX", "SITE", "Attend", "Tap", "register"]
 
 Attend = Callable[..., tuple[Tensor, Tensor | None]]
+# a layer and its attention function -> the function that serves in its place
+Tap = Callable[[int, Attend], Attend]
 # the attribute of an attention module that holds the running fix; present only while one runs
 SITE = "_lvlm_fix"
 PREFIX = "lvlm_fix_"

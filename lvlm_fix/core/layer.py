@@ -14,9 +14,8 @@ from lvlm_fix.core.attention import Attend
 from lvlm_fix.core.follower import Follower
 from lvlm_fix.core.hidden import HiddenStates
 from lvlm_fix.core.method import Method
-from lvlm_fix.core.rows import masking, raw_logits, row_logits, row_options, weigh
+from lvlm_fix.core.rows import check_rows, masking, raw_logits, row_logits, row_options, weigh
 from lvlm_fix.core.text import Pass
-from lvlm_fix.errors import InputError, ModelError
 
 __all__ = ["Layer"]
 
@@ -51,10 +50,9 @@ class Layer:
         """The registered attention function: the wrapped implementation, then the edits."""
         now = self.now()
         if now is None:
-            output, weights = plain(module, *args, **kwargs)  # batch query heads dim
             for tap in self.follower.taps:
-                tap(self.number, output)
-            return output, weights
+                plain = tap(self.number, plain)
+            return plain(module, *args, **kwargs)
         now.reached.append(self.number)
         if now.text.static and now.prompt_rows:
             now.text.widest = max(now.text.widest, args[1].shape[2])
@@ -87,7 +85,7 @@ class Layer:
         looking = now.prompt_rows and any(live.wants_rows for live in self._here)
         before = after = None
         if now.editable and (self._logits or self._weights or looking):
-            self._check(kwargs)
+            check_rows(kwargs)
             before, after = self._edit_rows(at, now, query, key, mask, row_options(module, kwargs))
         if after is not None and before is None:  # the row is all there is: keys are read once
             output, weights = weigh(after, value).to(query.dtype), after.to(query.dtype)
@@ -99,13 +97,6 @@ class Layer:
                 if weights is not None and weights.ndim == 4:  # eager; flex attention returns sums
                     weights = weights.index_copy(2, index, after.to(weights.dtype))
         return self._edit_heads(at, now, output), weights
-
-    def _check(self, kwargs: Mapping[str, Any]) -> None:
-        for name in ("s_aux", "position_bias"):  # learned sinks; relative positions
-            if kwargs.get(name) is not None:
-                raise ModelError(f"attention with {name} cannot be edited by rows")
-        if kwargs.get("dropout"):
-            raise InputError("attention with dropout cannot be edited by rows: call model.eval()")
 
     def at(self, now: Pass, n_keys: int, device: torch.device) -> AtLayer:
         """The context of one layer; masks are cut once per pass, number of keys and device."""

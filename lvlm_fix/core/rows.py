@@ -16,9 +16,18 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask
 
-from lvlm_fix.errors import ModelError
+from lvlm_fix.errors import InputError, ModelError
 
-__all__ = ["masking", "raw_logits", "row_logits", "row_options", "weigh"]
+__all__ = ["check_rows", "masking", "raw_logits", "row_logits", "row_options", "weigh"]
+
+
+def check_rows(kwargs: Mapping[str, Any]) -> None:
+    """Raise where one call of the attention interface has what `row_logits` does not know."""
+    for name in ("s_aux", "position_bias"):  # learned sinks; relative positions
+        if kwargs.get(name) is not None:
+            raise ModelError(f"attention with {name} cannot be edited by rows")
+    if kwargs.get("dropout"):
+        raise InputError("attention with dropout cannot be edited by rows: call model.eval()")
 
 
 def row_options(module: nn.Module, kwargs: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from lvlm_fix.watches.heads import HeadRule, Picked, PickedHeads, upper_half
 from lvlm_fix.watches.no_image import WithoutImage
 from lvlm_fix.watches.rows import LastRows, TextRows
 from lvlm_fix.watches.sinks import ChannelSinks, ReceivedSinks, sink_masks
+from lvlm_fix.watches.tower import ClsRows
 from lvlm_fix.watches.tower_looks import TowerLooks, local_and_summary
 from lvlm_fix.watches.views import DisturbedPrompt, NoImage, NoisedImage, View, diffused
 from lvlm_fix.watches.written import AnswerTokens, EndTokens, Written
@@ -20,6 +21,7 @@ __all__ = [
     "Branch",
     "Calibrated",
     "ChannelSinks",
+    "ClsRows",
     "ColumnMeans",
     "DisturbedPrompt",
     "EarlyLayers",
