@@ -40,7 +40,9 @@ class Layer:
         )
         self.acting = bool(methods)
         # whether its attention must be seen for the methods to act
-        self.attends = bool(self._logits or self._weights or self._outputs or self._here)
+        self.attends = bool(self._logits or self._weights or self._outputs) or any(
+            m.watches(depth) for _, m in methods if m.edits() != ("hidden_states",)
+        )
 
     def attend(
         self, plain: Attend, module: nn.Module, *args: Any, **kwargs: Any
@@ -204,7 +206,14 @@ class Layer:
             if now is None or not now.text.any_with_image:
                 return None
             hidden = output if isinstance(output, Tensor) else output[0]
-            at = self._at(now, now.text.length, hidden.device)
+            if hidden.ndim != 3:
+                raise ModelError(
+                    f"the {part} of layer {self.number} gives {hidden.ndim} axes, not batch, query "
+                    "and width: its hidden states cannot be edited"
+                )
+            text = now.text  # a static cache's masks keep their width: a graph is compiled once
+            width = text.image.shape[1] if text.static else text.length
+            at = self._at(now, width, hidden.device)
             at.rows = _living(now, hidden.device)
             new = hidden
             for number, method in methods:
