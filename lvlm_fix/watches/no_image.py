@@ -121,9 +121,7 @@ def pass_alone(host: Host, texts: Sequence[Words], device: torch.device) -> None
     )
 
 
-def _both_ways(
-    host: Host, lengths: Int[Tensor, " batch"]
-) -> Float[Tensor, "batch 1 query query"]:
+def _both_ways(host: Host, lengths: Int[Tensor, " batch"]) -> Float[Tensor, "batch 1 query query"]:
     """An additive mask that lets every row see the whole prompt."""
     dtype, width = host.family.decoder.dtype, int(lengths.max())
     hidden = torch.arange(width, device=lengths.device) >= lengths[:, None, None, None]
