@@ -35,6 +35,7 @@ CASES: dict[str, tuple[Any, Any]] = PROBES | {
         lf.Steer(vectors=SOME, strength=0.0),
         lf.Steer(vectors=SOME, keep_norm=True, layers=(2,)),
     ),
+    "vti": (lf.VTI(vectors=SOME, strength=0.0), lf.VTI(vectors=SOME)),
     "var+vhr": ([PROBES["var"][0], PROBES["vhr"][0]], [PROBES["var"][1], lf.VHR(strength=1.5)]),
 }
 

@@ -309,7 +309,7 @@ def image_shifts(model: PreTrainedModel, inputs: dict[str, Tensor], image_token:
         ends: list[Tensor] = []
         hooks = [
             layer.register_forward_hook(
-                lambda _, args, output: ends.append(
+                lambda _, args, output, ends=ends: ends.append(
                     (output if isinstance(output, Tensor) else output[0])[0, -1].clone()
                 )
             )

@@ -34,6 +34,7 @@ from lvlm_fix.methods.var import VAR
 from lvlm_fix.methods.vcd import VCD
 from lvlm_fix.methods.vhr import VHR
 from lvlm_fix.methods.vista import VISTA
+from lvlm_fix.methods.vti import VTI
 from lvlm_fix.methods.yes_push import YesPush
 from lvlm_fix.plugins import Methods
 
@@ -55,6 +56,7 @@ __all__ = [
     "VCD",
     "VHR",
     "VISTA",
+    "VTI",
     "AdaIAT",
     "DeCo",
     "DoLa",
@@ -74,7 +76,7 @@ __all__ = [
 METHODS = Methods(
     ACT, AdaIAT, ADHH, DeCo, DoLa, EAH, EosBoost, Guide, HGAI, IAT, ICD, M3ID, PAI, PAINT,
     PlausibleOnly, RandomHeads, RandomVector, SLA, SPIN, Steer, Truncate, VAF, VAR, VCD, VHR, VISTA,
-    YesPush,
+    VTI, YesPush,
 )  # fmt: skip
 
 

@@ -173,3 +173,33 @@ def test_a_part_that_gives_other_axes_is_refused() -> None:
         pytest.raises(lf.ModelError, match="mlp of layer 2 gives 2 axes"),
     ):
         model(**inputs)
+
+
+def test_vti_turns_by_a_tenth_of_its_strength() -> None:
+    vectors = Vectors({1: torch.tensor([0.0, 9.0])})  # only its direction counts
+    method = lf.VTI(vectors=vectors, strength=2.0)
+    hidden = torch.tensor([[[3.0, 4.0], [0.0, 0.0]]])
+    at = at_layer(1, {method.steering: vectors.rows[1]})
+    wanted = torch.tensor([[[0.6, 1.0], [0.0, 0.0]]]) * 5 / 1.36**0.5  # (.6, .8 + .2), as long
+    torch.testing.assert_close(method.hidden_states(hidden, at), wanted)
+    off = lf.VTI(vectors=vectors, strength=0.0)
+    assert off.hidden_states(hidden, at) is hidden
+
+
+@pytest.mark.parametrize("samples", [1, 2])
+def test_vti_equals_hooks(samples: int) -> None:
+    model, inputs = miniature("llava", samples=samples)
+
+    def edit(row: list[float], layer: int, sample: int) -> list[float]:
+        way, own = SOME.rows[layer].tolist(), length(row)
+        if own == 0:
+            return row
+        moved = [x / own + 0.1 * 3 * d / length(way) for x, d in zip(row, way, strict=True)]
+        return [x * own / length(moved) for x in moved]
+
+    plain = model.generate(**inputs, **GREEDY)
+    with lf.fix(model, lf.VTI(vectors=SOME, strength=3.0)):
+        found = model.generate(**inputs, **GREEDY)
+    with torch.no_grad(), literal.states(model, edit, set(SOME.rows), mlp=True):
+        wanted = model.generate(**inputs, **GREEDY)
+    same(found, wanted, plain)
