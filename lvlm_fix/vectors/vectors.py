@@ -90,7 +90,7 @@ class Vectors:
         try:
             if file.is_dir():
                 found, about, own = *repsteer.read(file), "decoder"
-            elif (start := file.open("rb").read(4)) == gguf.MAGIC:
+            elif (start := _start(file)) == gguf.MAGIC:
                 found, about, own = *gguf.read(file), "decoder"
             elif file.suffix in PICKLES or start == b"PK\x03\x04":
                 raise ValueError("a pickle is never read; save its tensors as safetensors")
@@ -104,6 +104,12 @@ class Vectors:
 
     def __str__(self) -> str:
         return self.source
+
+
+def _start(path: Path) -> bytes:
+    """The first bytes of a file, which tell its kind."""
+    with path.open("rb") as file:
+        return file.read(4)
 
 
 def _counted(found: dict[int, Tensor], own: str, asked: str) -> dict[int, Tensor]:
