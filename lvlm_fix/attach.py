@@ -116,7 +116,10 @@ class Fix:
             if (hook := layer.hidden.hook("layer")) is not None:
                 attached.after(block, hook)
             if (hook := layer.hidden.hook("mlp")) is not None:
-                attached.after(mlp_of(block), hook)
+                try:
+                    attached.after(mlp_of(block), hook)
+                except ModelError as error:
+                    raise ModelError(f"{type(self.model).__name__}: {error}") from None
         follower.acting = frozenset(layer.number for layer in layers if layer.attends) & numbers
         for live in self._lives.values():
             live.attach(attached)

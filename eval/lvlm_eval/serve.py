@@ -23,6 +23,7 @@ from lvlm_fix.errors import SettingError
 from lvlm_fix.families import family_of
 from lvlm_fix.method import Method
 from lvlm_fix.models import prepare
+from lvlm_fix.vectors.steers import Steers
 from lvlm_fix.watches import ClsRows
 
 __all__ = ["asked_of", "expand", "methods_of", "seen_anew", "seen_once", "serving"]
@@ -34,12 +35,14 @@ ASK = "ask"
 
 def expand(specs: Sequence[str]) -> list[str]:
     """Methods with a range written out: "random-heads:seed=0..2" is three; "all" is every method
-    but the control.
+    but random heads, and those that need a file of vectors.
     """
     out: list[str] = []
     for spec in specs:
         if spec == "all":
-            out += ["none", *(name for name in lf.METHODS if name != CONTROL)]
+            kinds = lf.METHODS.items()
+            own = (name for name, kind in kinds if name != CONTROL and not issubclass(kind, Steers))
+            out += ["none", *own]
             continue
         match = re.search(r"=(\d+)\.\.(\d+)(?=$|[,+])", spec)
         if match is None:

@@ -193,6 +193,7 @@ class Follower:
                     frame.text = text
         text.check(ids)
         now = self.now = text.advance(ids, call.valid(ids), promised)
+        now.call = call
         if cache is not None:
             self._follow(cache, text)
         for live in self.lives:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from lvlm_fix.core.method import Method
 from lvlm_fix.core.text import Pass
+from lvlm_fix.errors import ModelError
 
 if TYPE_CHECKING:
     from lvlm_fix.core.layer import Layer
@@ -32,7 +33,14 @@ class HiddenStates:
             if now is None or not now.text.any_with_image:
                 return None
             hidden = output if isinstance(output, Tensor) else output[0]
-            at = self._layer.at(now, now.text.length, hidden.device)
+            if hidden.ndim != 3:
+                raise ModelError(
+                    f"the {part} of layer {self._layer.number} gives {hidden.ndim} axes, not batch,"
+                    " query and width: its hidden states cannot be edited"
+                )
+            text = now.text  # a static cache's masks keep their width: a graph is compiled once
+            width = text.image.shape[1] if text.static else text.length
+            at = self._layer.at(now, width, hidden.device)
             at.rows = _living(now, hidden.device)
             new = hidden
             for number, method in methods:

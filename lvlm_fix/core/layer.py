@@ -42,7 +42,9 @@ class Layer:
         self.hidden = HiddenStates(self, methods)
         self.acting = bool(methods)
         # whether its attention must be seen for the methods to act
-        self.attends = bool(self._logits or self._weights or self._outputs or self._here)
+        self.attends = bool(self._logits or self._weights or self._outputs) or any(
+            m.watches(depth) for _, m in methods if m.edits() != ("hidden_states",)
+        )
 
     def attend(
         self, plain: Attend, module: nn.Module, *args: Any, **kwargs: Any

@@ -23,7 +23,7 @@ from rich.text import Text
 
 from lvlm_fix.errors import DataError, ImageError, InputError, LvlmFixError, SettingError
 from lvlm_fix.prompts import DESCRIBE
-from lvlm_fix.tools import asking, checking
+from lvlm_fix.tools import asking, checking, vectoring
 
 __all__ = ["app", "main", "settings_of"]
 
@@ -33,6 +33,7 @@ app = typer.Typer(
 heads = typer.Typer(no_args_is_help=True, help="Score attention heads, and look at the scores.")
 app.add_typer(heads, name="heads")
 app.add_typer(asking.app, name="ask")
+app.add_typer(vectoring.app, name="vectors")
 app.command("check")(checking.check)
 out, err = Console(), Console(stderr=True)
 
