@@ -170,8 +170,11 @@ def test_the_score_of_every_beam_under_noise_is_that_of_its_text() -> None:
         try:  # releases that give every beam its own pixels serve it
             uncached = model.generate(**inputs, **options, use_cache=False)
         except lf.InputError as error:
-            assert "leave use_cache on" in str(error)
-            return
+            uncached = None
+            if "leave use_cache on" not in str(error):
+                raise
+    if uncached is None:
+        return
     assert torch.equal(uncached.sequences, out.sequences)
     torch.testing.assert_close(
         uncached.sequences_scores, out.sequences_scores, atol=1e-5, rtol=1e-5
