@@ -19,8 +19,9 @@ from rich.table import Table
 import lvlm_fix as lf
 from lvlm_eval import chair, pope
 from lvlm_eval.check import CAPTION_IDS, CAPTIONS, check
-from lvlm_eval.coco import choose, photos_in, read_ids, truth_of
+from lvlm_eval.coco import FOLDERS, choose, photos_in, read_ids, truth_of
 from lvlm_eval.compare import Run, compare, load, of_captions
+from lvlm_eval.ended import cut_in
 from lvlm_eval.options import (
     AsJson,
     BatchSize,
@@ -34,6 +35,7 @@ from lvlm_eval.options import (
     Revision,
     RuleName,
     Seed,
+    SynonymsFile,
     TruthFile,
 )
 from lvlm_eval.records import by_id, read, write
@@ -67,15 +69,13 @@ def score_chair(
     words: Annotated[
         Path | None, typer.Option(help="write the captions with their words, for `heads score`")
     ] = None,
-    synonyms: Annotated[
-        Path | None,
-        typer.Option(help="JSON: a category of the truth -> an object of CHAIR, or null"),
-    ] = None,
+    synonyms: SynonymsFile = None,
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
     """CHAIR of captions."""
-    texts = by_id(read(captions), CAPTION_IDS, CAPTIONS, captions)
+    records = read(captions)
+    texts, cut = by_id(records, CAPTION_IDS, CAPTIONS, captions), cut_in(records, captions)
     known = truth_of(truth, None if truth.is_dir() else truth, _dialect(dialect), synonyms)
     if truth.is_dir() and not any((truth / "annotations").glob("captions_*.json")):
         print(
@@ -85,7 +85,7 @@ def score_chair(
     judged = chair.judge(texts, known, _dialect(dialect))
     if words is not None:
         words.write_text("".join(json.dumps(chair.labelled(one)) + "\n" for one in judged))
-    _show(chair.score(judged, seed), as_json)
+    _show(chair.score(judged, seed) | _cut(cut, len(texts)), as_json)
 
 
 @scores.command("pope")
@@ -106,6 +106,7 @@ def score_pope(
     """POPE of answers; questions without an answer are left out and counted on standard error."""
     asked = pope.read_questions(questions)
     given = pope.read_answers(answers, asked)
+    records = dict(zip(given, read(answers), strict=True))
     if skip_unknown:
         given = {key: text for key, text in given.items() if key in asked}
     disputed: dict[str, int] = {}
@@ -113,6 +114,7 @@ def score_pope(
         asked, apart = pope.corrected(asked, pope.read_questions(corrections).values())
         disputed = {"disputed": len(apart & given.keys())}
         given = {key: text for key, text in given.items() if key not in apart}
+    cut = cut_in([records[key] for key in given], answers)
     rows = pope.columns(asked, given, _rule(rule))
     if unanswered := len(asked) - len(given):
         print(
@@ -125,7 +127,9 @@ def score_pope(
             " rule reads the other way: see --rule strict",
             file=sys.stderr,
         )
-    _show(pope.score(rows, seed) | {"doubtful": misread} | disputed, as_json)
+    _show(
+        pope.score(rows, seed) | {"doubtful": misread} | disputed | _cut(cut, len(given)), as_json
+    )
 
 
 @app.command("check")
@@ -165,10 +169,11 @@ def questions(
     ] = None,
     limit: Limit = None,
     per_photo: Annotated[int, typer.Option(help="yes questions a photo, and as many no")] = 3,
+    synonyms: SynonymsFile = None,
     seed: Seed = 0,
 ) -> None:
     """Generate POPE questions."""
-    known = truth_of(truth, None if truth.is_dir() else truth)
+    known = truth_of(truth, None if truth.is_dir() else truth, synonyms=synonyms)
     chosen = choose(read_ids(ids) if ids else known, limit, seed)
     records = pope.generate(known, chosen, split, seed=seed, per_photo=per_photo)
     write(out, records)
@@ -209,13 +214,14 @@ def run_command(
         typer.Option(help="every method once more, its texts checked: mark, drop or rewrite"),
     ] = None,
     seed: Seed = 0,
+    synonyms: SynonymsFile = None,
     as_json: AsJson = False,
 ) -> None:
     """Caption or question every photo under every method, in one resumable run."""
     if task not in get_args(Task):
         raise SettingError(f"run takes chair or pope, got {task!r}")
     samples, photos, known = draw(
-        task, data, images, truth, questions or [], ids, split, limit, seed
+        task, data, images, truth, questions or [], ids, split, limit, seed, synonyms
     )
     method = expand(method)
     if ask:
@@ -276,6 +282,7 @@ def compare_command(
     dialect: DialectName = "published",
     rule: RuleName = "published",
     seed: Seed = 0,
+    synonyms: SynonymsFile = None,
     as_json: AsJson = False,
 ) -> None:
     """Every method of a run against the unmodified model, paired over photos, at equal length and
@@ -283,7 +290,7 @@ def compare_command(
     """
     from lvlm_eval import shown
 
-    found = _compared(run, captions or [], truth, _dialect(dialect))
+    found = _compared(run, captions or [], truth, _dialect(dialect), synonyms)
     if picture is not None and not found.captions:
         raise SettingError("--picture shows captions; this run holds answers")
     result = compare(found, _dialect(dialect), _rule(rule), seed)
@@ -313,7 +320,13 @@ def compare_command(
             )
 
 
-def _compared(run: Path | None, captions: list[str], truth: Path | None, dialect: Dialect) -> Run:
+def _compared(
+    run: Path | None,
+    captions: list[str],
+    truth: Path | None,
+    dialect: Dialect,
+    synonyms: Path | None,
+) -> Run:
     """A run folder, or captions that are there already."""
     if run is not None and not captions and truth is None:
         return load(run)
@@ -327,7 +340,8 @@ def _compared(run: Path | None, captions: list[str], truth: Path | None, dialect
         if not equals or name in files:
             raise SettingError(f"--captions takes name=FILE, each name once; got {pair!r}")
         files[name] = Path(path)
-    return of_captions(files, truth_of(truth, None if truth.is_dir() else truth, dialect))
+    known = truth_of(truth, None if truth.is_dir() else truth, dialect, synonyms)
+    return of_captions(files, known)
 
 
 @app.command("table")
@@ -377,9 +391,7 @@ def grounding_command(
     from lvlm_fix.models import answer_ids, revision_of
     from lvlm_fix.tools.grounding import ground
 
-    folder = images or next(
-        (data / name for name in ("val2014", "val2017", "images") if (data / name).is_dir()), data
-    )
+    folder = images or next((data / name for name in FOLDERS if (data / name).is_dir()), data)
     photos, known = photos_in(folder), truth_of(data, truth)
     wanted = read_ids(f"{data / 'splits.json'}:{split}") if split else set(known) & set(photos)
     chosen = choose(wanted, limit, seed)
@@ -450,6 +462,13 @@ def _settings(pairs: list[str], methods: list[str]) -> dict[str, str]:
                 f" {', '.join(sorted(named))}"
             )
     return given
+
+
+def _cut(cut: int | None, n: int) -> dict[str, int]:
+    """The texts that were cut at the token limit, where the records say it; warned of."""
+    if cut:
+        print(f"lvlm-fix: {cut} of {n} texts were cut at the token limit", file=sys.stderr)
+    return {} if cut is None else {"cut": cut}
 
 
 def _dialect(name: str) -> Dialect:
