@@ -39,6 +39,7 @@ out, err = Console(), Console(stderr=True)
 ROOMS = {
     "eval": "Measure hallucination: run, score, compare, report.",
     "demo": "Look at one photo on a page: before, after, and where the model looked.",
+    "reproduce": "Run a published table, and show its figures beside ours.",
 }
 EXTRAS = {  # what an extra brings -> the extra
     "greenlet": "bench", "gradio": "demo", "matplotlib": "eval", "optuna": "eval",
