@@ -145,7 +145,7 @@ class Follower:
             self._begin(call)
         except BaseException:
             if self.now is not None:
-                self.now.text.withdraw(self.now)
+                self.now.withdraw()
             self._close()
             raise
         return call
@@ -194,7 +194,6 @@ class Follower:
                 self.last = text
                 if frame is not None:
                     frame.text = text
-        text.check(ids)
         now = self.now = text.advance(ids, call.valid(ids), promised)
         now.call = call
         if cache is not None:
