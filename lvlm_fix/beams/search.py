@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -27,6 +27,7 @@ __all__ = ["BARRED", "Judge", "Search"]
 BARRED = -999.0  # the logit of a token that is not to be taken
 
 
+@runtime_checkable
 class Judge(Protocol):
     """What a method says of one sample's candidates."""
 

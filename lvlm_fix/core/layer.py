@@ -69,7 +69,7 @@ class Layer:
 
     def now(self) -> Pass | None:
         """The pass that runs, where it is this thread's."""
-        now = self.follower.now
+        now = self.follower.turns.now
         if now is None or torch.compiler.is_compiling():
             return now
         return now if now.thread == threading.get_ident() else None
