@@ -147,7 +147,7 @@ def test_methods_and_families_as_json(lvlm: Any) -> None:
     assert vhr["needs"].startswith("no_image: one text-only pass") and "median" not in vhr["needs"]
     assert vhr["departs"].startswith("The paper leaves open") and not vhr["control"]
     assert {name for name, row in rows.items() if row["control"]} == {
-        "eos-boost", "plausible-only", "random-heads", "truncate", "yes-push",
+        "eos-boost", "plausible-only", "random-heads", "random-vector", "truncate", "yes-push",
     }  # fmt: skip
     assert rows["var"]["edits"] == ["attention_weights"]
     _, out, _ = lvlm("families", "--json")

@@ -32,7 +32,7 @@ import lvlm_fix as lf
 from lvlm_fix.ask.calibration import shipped
 from lvlm_fix.ask.sentences import sentences
 from lvlm_fix.errors import ImageError
-from lvlm_fix.models import sample_photos
+from lvlm_fix.models import DESCRIBE, sample_photos
 from lvlm_fix.tools.serve import Server, listen
 from lvlm_fix.tools.serve_pictures import bytes_of, picture
 from lvlm_fix.tools.serve_worker import Choice, Limits, Worker
@@ -136,15 +136,15 @@ def test_a_checked_name_answers_as_the_library_does(server: Running, tiny, photo
 @pytest.mark.parametrize("use", ["mark", "drop", "rewrite"])
 def test_a_checked_text_is_told_by_sentences(tiny, photos, use: str) -> None:
     coffee = next(photo for photo in photos if photo.stem == "coffee")
-    check, curve = lf.asked(threshold=1, use=use, processor=tiny[1]), shipped("tiny")
+    check, curve = lf.asked(use=use, processor=tiny[1]), shipped("tiny")
     (wanted,) = lf.answer(
-        *tiny, [lf.open_image(coffee)], [PROMPT], max_new_tokens=64, custom_generate=check
+        *tiny, [lf.open_image(coffee)], [DESCRIBE], max_new_tokens=64, custom_generate=check
     )
     if use == "mark":
         wanted = check.checked[0].marked(curve)
         assert " %)" in wanted
     page = Server(Worker(*tiny, Limits()), {"tiny": Choice((), check, curve)})
-    asked = body(coffee, max_tokens=64)
+    asked = {"model": "tiny", "messages": turn(coffee, DESCRIBE), "max_tokens": 64}
     with TestClient(page.app()) as client:
 
         def told(**more: Any) -> tuple[list[str], str]:

@@ -20,6 +20,7 @@ from lvlm_eval import chair, pope
 from lvlm_eval.check import CAPTION_IDS, CAPTIONS, check
 from lvlm_eval.coco import choose, read_ids, truth_of
 from lvlm_eval.compare import Run, compare, load, of_captions
+from lvlm_eval.ended import cut_in
 from lvlm_eval.grounded import grounding_command
 from lvlm_eval.options import (
     AsJson,
@@ -34,6 +35,7 @@ from lvlm_eval.options import (
     Revision,
     RuleName,
     Seed,
+    SynonymsFile,
     TruthFile,
 )
 from lvlm_eval.records import by_id, read, write
@@ -66,15 +68,13 @@ def score_chair(
     words: Annotated[
         Path | None, typer.Option(help="write the captions with their words, for `heads score`")
     ] = None,
-    synonyms: Annotated[
-        Path | None,
-        typer.Option(help="JSON: a category of the truth -> an object of CHAIR, or null"),
-    ] = None,
+    synonyms: SynonymsFile = None,
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
     """CHAIR of captions."""
-    texts = by_id(read(captions), CAPTION_IDS, CAPTIONS, captions)
+    records = read(captions)
+    texts, cut = by_id(records, CAPTION_IDS, CAPTIONS, captions), cut_in(records, captions)
     known = truth_of(truth, None if truth.is_dir() else truth, _dialect(dialect), synonyms)
     if truth.is_dir() and not any((truth / "annotations").glob("captions_*.json")):
         print(
@@ -84,7 +84,7 @@ def score_chair(
     judged = chair.judge(texts, known, _dialect(dialect))
     if words is not None:
         words.write_text("".join(json.dumps(chair.labelled(one)) + "\n" for one in judged))
-    _show(chair.score(judged, seed), as_json)
+    _show(chair.score(judged, seed) | _cut(cut, len(texts)), as_json)
 
 
 @scores.command("pope")
@@ -105,6 +105,7 @@ def score_pope(
     """POPE of answers; questions without an answer are left out and counted on standard error."""
     asked = pope.read_questions(questions)
     given = pope.read_answers(answers, asked)
+    records = dict(zip(given, read(answers), strict=True))
     if skip_unknown:
         given = {key: text for key, text in given.items() if key in asked}
     disputed: dict[str, int] = {}
@@ -112,6 +113,7 @@ def score_pope(
         asked, apart = pope.corrected(asked, pope.read_questions(corrections).values())
         disputed = {"disputed": len(apart & given.keys())}
         given = {key: text for key, text in given.items() if key not in apart}
+    cut = cut_in([records[key] for key in given], answers)
     rows = pope.columns(asked, given, _rule(rule))
     if unanswered := len(asked) - len(given):
         print(
@@ -124,7 +126,9 @@ def score_pope(
             " rule reads the other way: see --rule strict",
             file=sys.stderr,
         )
-    _show(pope.score(rows, seed) | {"doubtful": misread} | disputed, as_json)
+    _show(
+        pope.score(rows, seed) | {"doubtful": misread} | disputed | _cut(cut, len(given)), as_json
+    )
 
 
 @app.command("check")
@@ -164,10 +168,11 @@ def questions(
     ] = None,
     limit: Limit = None,
     per_photo: Annotated[int, typer.Option(help="yes questions a photo, and as many no")] = 3,
+    synonyms: SynonymsFile = None,
     seed: Seed = 0,
 ) -> None:
     """Generate POPE questions."""
-    known = truth_of(truth, None if truth.is_dir() else truth)
+    known = truth_of(truth, None if truth.is_dir() else truth, synonyms=synonyms)
     chosen = choose(read_ids(ids) if ids else known, limit, seed)
     records = pope.generate(known, chosen, split, seed=seed, per_photo=per_photo)
     write(out, records)
@@ -208,13 +213,14 @@ def run_command(
         typer.Option(help="every method once more, its texts checked: mark, drop or rewrite"),
     ] = None,
     seed: Seed = 0,
+    synonyms: SynonymsFile = None,
     as_json: AsJson = False,
 ) -> None:
     """Caption or question every photo under every method, in one resumable run."""
     if task not in get_args(Task):
         raise SettingError(f"run takes chair or pope, got {task!r}")
     samples, photos, known = draw(
-        task, data, images, truth, questions or [], ids, split, limit, seed
+        task, data, images, truth, questions or [], ids, split, limit, seed, synonyms
     )
     method = expand(method)
     if ask:
@@ -275,6 +281,7 @@ def compare_command(
     dialect: DialectName = "published",
     rule: RuleName = "published",
     seed: Seed = 0,
+    synonyms: SynonymsFile = None,
     as_json: AsJson = False,
 ) -> None:
     """Every method of a run against the unmodified model, paired over photos, at equal length and
@@ -282,7 +289,7 @@ def compare_command(
     """
     from lvlm_eval import shown
 
-    found = _compared(run, captions or [], truth, _dialect(dialect))
+    found = _compared(run, captions or [], truth, _dialect(dialect), synonyms)
     if picture is not None and not found.captions:
         raise SettingError("--picture shows captions; this run holds answers")
     result = compare(found, _dialect(dialect), _rule(rule), seed)
@@ -312,7 +319,13 @@ def compare_command(
             )
 
 
-def _compared(run: Path | None, captions: list[str], truth: Path | None, dialect: Dialect) -> Run:
+def _compared(
+    run: Path | None,
+    captions: list[str],
+    truth: Path | None,
+    dialect: Dialect,
+    synonyms: Path | None,
+) -> Run:
     """A run folder, or captions that are there already."""
     if run is not None and not captions and truth is None:
         return load(run)
@@ -326,7 +339,8 @@ def _compared(run: Path | None, captions: list[str], truth: Path | None, dialect
         if not equals or name in files:
             raise SettingError(f"--captions takes name=FILE, each name once; got {pair!r}")
         files[name] = Path(path)
-    return of_captions(files, truth_of(truth, None if truth.is_dir() else truth, dialect))
+    known = truth_of(truth, None if truth.is_dir() else truth, dialect, synonyms)
+    return of_captions(files, known)
 
 
 @app.command("table")
@@ -366,6 +380,13 @@ def _settings(pairs: list[str], methods: list[str]) -> dict[str, str]:
                 f" {', '.join(sorted(named))}"
             )
     return given
+
+
+def _cut(cut: int | None, n: int) -> dict[str, int]:
+    """The texts that were cut at the token limit, where the records say it; warned of."""
+    if cut:
+        print(f"lvlm-fix: {cut} of {n} texts were cut at the token limit", file=sys.stderr)
+    return {} if cut is None else {"cut": cut}
 
 
 def _dialect(name: str) -> Dialect:

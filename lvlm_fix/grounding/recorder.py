@@ -10,7 +10,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from lvlm_fix.core.attached import Attached, is_attached
-from lvlm_fix.core.attention import Attend, row_logits, row_options
+from lvlm_fix.core.attention import Attend
+from lvlm_fix.core.rows import row_logits, row_options
 from lvlm_fix.errors import ModelError
 from lvlm_fix.families import family_of
 

@@ -23,7 +23,7 @@ from rich.text import Text
 
 from lvlm_fix.errors import DataError, ImageError, InputError, LvlmFixError, SettingError
 from lvlm_fix.prompts import DESCRIBE
-from lvlm_fix.tools import asking, checking
+from lvlm_fix.tools import asking, checking, vectoring
 
 __all__ = ["app", "main", "settings_of"]
 
@@ -33,12 +33,14 @@ app = typer.Typer(
 heads = typer.Typer(no_args_is_help=True, help="Score attention heads, and look at the scores.")
 app.add_typer(heads, name="heads")
 app.add_typer(asking.app, name="ask")
+app.add_typer(vectoring.app, name="vectors")
 app.command("check")(checking.check)
 out, err = Console(), Console(stderr=True)
 
 ROOMS = {
     "eval": "Measure hallucination: run, score, compare, report.",
     "demo": "Look at one photo on a page: before, after, and where the model looked.",
+    "reproduce": "Run a published table, and show its figures beside ours.",
 }
 EXTRAS = {  # what an extra brings -> the extra
     "greenlet": "bench", "gradio": "demo", "matplotlib": "eval", "optuna": "eval",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, ProcessorMixin, StoppingCriteria
 from transformers.generation.streamers import BaseStreamer
 
 from lvlm_fix.ask.sentences import sentences
+from lvlm_fix.models import end_tokens
 
 __all__ = ["Begun", "Ended", "Event", "Piece", "Sentences", "Writer"]
 
@@ -62,8 +63,7 @@ class Writer(StoppingCriteria):
         held: bool = False,
     ) -> None:
         self.processor: Any = processor
-        ends = (model.generation_config or model.config).eos_token_id
-        self.ends: Sequence[int] = ends if isinstance(ends, list) else [ends]
+        self.ends = end_tokens(model)
         self.index, self.prompt, self.stops, self.tell, self.gone = index, prompt, stops, tell, gone
         self.hold = max(map(len, stops), default=1) - 1  # a stop may have begun here
         self.text, self.shown, self.tokens, self.ended, self.held = "", "", 0, False, held
