@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -103,12 +102,14 @@ def calibrate(
 
 def photos_of(folder: Path, ids: str | None) -> list[tuple[int, Path]]:
     """Id and path of the photos of a folder, those in a list alone where one is given."""
+    from lvlm_fix.images import NUMBERED
+
     if not folder.is_dir():
         raise DataError(f"--images takes a folder of photos, got {str(folder)!r}")
     found = {
         int(match[1]): path
         for path in folder.iterdir()
-        if (match := re.fullmatch(r"(?:.*_)?0*(\d+)\.(?:jpe?g|png)", path.name, re.IGNORECASE))
+        if not path.name.startswith(".") and (match := NUMBERED.fullmatch(path.name))
     }
     if ids is not None:
         name, _, part = ids.partition(":")

@@ -46,7 +46,6 @@ EXTRAS = {  # what an extra brings -> the extra
     "pycocotools": "eval", "statsmodels": "eval",
     "pydantic": "serve", "starlette": "serve", "uvicorn": "serve",
 }  # fmt: skip
-PHOTOS = (".jpg", ".jpeg", ".png", ".webp")
 Model = Annotated[
     str, typer.Option(help='a hub name, a folder, or "tiny", the embedded small test model')
 ]
@@ -628,6 +627,7 @@ def heads_score(
     and n.
     """
     import lvlm_fix as lf
+    from lvlm_fix.images import SUFFIXES
     from lvlm_fix.tools.effects import EFFECTS, read_labelled
     from lvlm_fix.tools.scoring import score_words
 
@@ -644,9 +644,9 @@ def heads_score(
         table = score_words(loaded, processor, texts, metric=metric, prompt=prompt, name=model)
         table.save(out_)
         return print(f"{table.n} of {len(labelled)} texts -> {out_}", file=sys.stderr)
-    paths = sorted(path for path in images.iterdir() if path.suffix.lower() in PHOTOS)[:limit]
+    paths = sorted(path for path in images.iterdir() if path.suffix.lower() in SUFFIXES)[:limit]
     if not paths:
-        raise DataError(f"there are no photos ({', '.join(PHOTOS)}) in {str(images)!r}")
+        raise DataError(f"there are no photos ({', '.join(SUFFIXES)}) in {str(images)!r}")
     loaded, processor = lf.load(model)
     photos = (lf.open_image(path) for path in track(paths, "scoring heads", console=err))
     table = lf.score_heads(loaded, processor, photos, metric=metric, prompt=prompt, name=model)
