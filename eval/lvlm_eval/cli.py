@@ -13,15 +13,15 @@ import torch
 import typer
 from accelerate import PartialState
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
 import lvlm_fix as lf
 from lvlm_eval import chair, pope
 from lvlm_eval.check import CAPTION_IDS, CAPTIONS, check
-from lvlm_eval.coco import FOLDERS, choose, photos_in, read_ids, truth_of
+from lvlm_eval.coco import choose, read_ids, truth_of
 from lvlm_eval.compare import Run, compare, load, of_captions
 from lvlm_eval.ended import cut_in
+from lvlm_eval.grounded import grounding_command
 from lvlm_eval.options import (
     AsJson,
     BatchSize,
@@ -40,12 +40,11 @@ from lvlm_eval.options import (
 )
 from lvlm_eval.records import by_id, read, write
 from lvlm_eval.report import COUNTS, cell, render
-from lvlm_eval.run import Plan, Task, commit_of, draw, run
+from lvlm_eval.run import Plan, Task, draw, run
 from lvlm_eval.serve import asked_of, expand, methods_of, serving
 from lvlm_eval.table import table
 from lvlm_eval.tuning import tune_command
-from lvlm_fix.errors import DataError, SettingError
-from lvlm_fix.families import family_of
+from lvlm_fix.errors import SettingError
 from lvlm_fix.models import DESCRIBE, revision_of
 from lvlm_fix.objects.extract import Dialect
 from lvlm_fix.tools.cli import settings_of
@@ -368,88 +367,7 @@ def report(
     print(f"report -> {out}", file=sys.stderr)
 
 
-@app.command("grounding")
-def grounding_command(
-    data: Data,
-    model: Model = "tiny",
-    revision: Revision = None,
-    images: Images = None,
-    truth: TruthFile = None,
-    split: Annotated[str | None, typer.Option(help="a list of DATA/splits.json")] = None,
-    limit: Limit = None,
-    batch_size: Annotated[int, typer.Option(help="captions at a time")] = 8,
-    max_new_tokens: Annotated[int, typer.Option(help="longest text")] = 128,
-    prompt: Annotated[str, typer.Option(help="what to ask for a caption")] = DESCRIBE,
-    seed: Seed = 0,
-    as_json: AsJson = False,
-) -> None:
-    """How well grounding tells invented object words of the model's captions from those in the
-    picture.
-    """
-    import lvlm_fix as lf
-    from lvlm_eval import grounding
-    from lvlm_fix.models import answer_ids, revision_of
-    from lvlm_fix.tools.grounding import ground
-
-    folder = images or next((data / name for name in FOLDERS if (data / name).is_dir()), data)
-    photos, known = photos_in(folder), truth_of(data, truth)
-    wanted = read_ids(f"{data / 'splits.json'}:{split}") if split else set(known) & set(photos)
-    chosen = choose(wanted, limit, seed)
-    if unknown := [key for key in chosen if key not in known or key not in photos]:
-        raise DataError(
-            f"{len(unknown)} photos or their objects are missing (first: {unknown[0]}); see --truth"
-        )
-    loaded, processor = lf.load(model, revision=revision)
-    heads = family_of(loaded).decoder.config.num_attention_heads
-    ks = [2**power for power in range(heads.bit_length()) if 2**power <= heads]
-    found: list[grounding.Mentions] = []
-    for start in track(range(0, len(chosen), batch_size), "captions", console=Console(stderr=True)):
-        batch = chosen[start : start + batch_size]
-        opened = [lf.open_image(photos[key]) for key in batch]
-        texts = answer_ids(
-            loaded, processor, opened, [prompt] * len(batch), max_new_tokens=max_new_tokens
-        )
-        for key, image, ids in zip(batch, opened, texts, strict=True):
-            if not processor.tokenizer.decode(ids, skip_special_tokens=True).strip():  # pyright: ignore[reportAttributeAccessIssue]: of every such processor
-                print(
-                    f"lvlm-fix: the caption of photo {key} is empty and is left out",
-                    file=sys.stderr,
-                )
-                continue
-            found.append(
-                grounding.mentions_of(
-                    key, ground(loaded, processor, image, prompt, ids), known[key], ks
-                )
-            )
-    result: dict[str, Any] = {
-        "model": model,
-        "model_revision": revision_of(loaded),
-        "prompt": prompt,
-        "max_new_tokens": max_new_tokens,
-        "seed": seed,
-        **grounding.score(found, seed),
-        "commit": commit_of(),
-        "command": " ".join(["lvlm-fix", *sys.argv[1:]]),
-    }
-    if as_json:
-        print(json.dumps(result))
-        return
-    shown = Table(
-        "signal",
-        "AUROC",
-        "average precision",
-        title=(
-            f"{result['invented']} of {result['object_words']} object words invented,"
-            f" {result['photos']} photos"
-        ),
-    )
-    for name, figures in result["signals"].items():
-        cells = (
-            f"{figures[part]:.3f} [{figures[f'{part}_ci'][0]:.3f}, {figures[f'{part}_ci'][1]:.3f}]"
-            for part in ("auroc", "average_precision")
-        )
-        shown.add_row(name, *cells)
-    Console().print(shown)
+app.command("grounding")(grounding_command)
 
 
 def _settings(pairs: list[str], methods: list[str]) -> dict[str, str]:

@@ -24,7 +24,8 @@ from lvlm_fix.errors import SettingError
 from lvlm_fix.families import family_of
 from lvlm_fix.method import Method
 from lvlm_fix.models import end_tokens, prepare
-from lvlm_fix.watches import TowerLooks
+from lvlm_fix.vectors.steers import Steers
+from lvlm_fix.watches import ClsRows
 
 __all__ = ["asked_of", "expand", "methods_of", "seen_anew", "seen_once", "serving"]
 
@@ -35,12 +36,14 @@ ASK = "ask"
 
 def expand(specs: Sequence[str]) -> list[str]:
     """Methods with a range written out: "random-heads:seed=0..2" is three; "all" is every method
-    but the control.
+    but random heads, and those that need a file of vectors.
     """
     out: list[str] = []
     for spec in specs:
         if spec == "all":
-            out += ["none", *(name for name in lf.METHODS if name != CONTROL)]
+            kinds = lf.METHODS.items()
+            own = (name for name, kind in kinds if name != CONTROL and not issubclass(kind, Steers))
+            out += ["none", *own]
             continue
         match = re.search(r"=(\d+)\.\.(\d+)(?=$|[,+])", spec)
         if match is None:
@@ -119,7 +122,7 @@ def serving(
             if check is not None:
                 options["custom_generate"] = check
             watches = (w for method in methods[spec] for w in method.watches(depth))
-            watched = any(isinstance(watch, TowerLooks) for watch in closure(watches))
+            watched = any(isinstance(watch, ClsRows) for watch in closure(watches))
             seeing = seen_anew(model) if watched else nullcontext()
             with seeing, lf.fix(model, methods[spec]) if methods[spec] else nullcontext():
                 ids = generate(**inputs, **options)[:, start:].tolist()
