@@ -48,6 +48,8 @@ def calibrate(
 
     The model describes each photo and is asked about what it named. Without --truth it is asked
     about things that are not there, and the log-odds that 95 % of these answers stay below is told.
+
+    Example: lvlm-fix ask calibrate --images photos/ --truth objects.json --out calibration.json
     """
     photos = photos_of(images, ids)[:limit]
     if batch_size < 1:
