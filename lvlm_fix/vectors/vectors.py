@@ -68,9 +68,20 @@ class Vectors:
         return {layer: float(row.float().norm()) for layer, row in sorted(self.rows.items())}
 
     def save(self, path: str | Path) -> None:
-        """Write as safetensors, atomically: `layer.N`, the manifest as metadata."""
-        tensors = {f"layer.{n}": row.float().contiguous() for n, row in self.rows.items()}
+        """Write atomically: as safetensors, `layer.N`, the manifest as metadata; or, where the name
+        ends in `.gguf`, as a control vector, which has no place for layer 0.
+
+        Raises `DataError` where there is nothing but layer 0.
+        """
         partial = Path(f"{path}.partial")
+        if Path(path).suffix == ".gguf":
+            try:
+                partial.write_bytes(gguf.write(self.rows, self.about))
+            except ValueError as error:
+                raise DataError(f"cannot write {str(path)!r}: {error}") from None
+            os.replace(partial, path)
+            return
+        tensors = {f"layer.{n}": row.float().contiguous() for n, row in self.rows.items()}
         meta = dict(self.about) | {"format": FORMAT, "counting": "decoder", **ONLY}
         save_file(tensors, str(partial), meta)
         os.replace(partial, path)
