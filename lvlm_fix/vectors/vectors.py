@@ -39,7 +39,7 @@ class Vectors:
     numbers, and several widths.
     """
 
-    rows: dict[int, Tensor]  # by decoder layer: width, float32
+    rows: dict[int, Tensor]  # by decoder layer: width
     source: str = "made in memory"
     about: Mapping[str, str] = field(default_factory=dict)
 
@@ -128,7 +128,7 @@ def _counted(found: dict[int, Tensor], own: str, asked: str) -> dict[int, Tensor
         if 0 in found:
             raise ValueError("entry 0 of hidden_states are the embeddings, which no layer gives")
         found = {entry - 1: row for entry, row in found.items()}
-    return {layer: found[layer].float() for layer in sorted(found)}
+    return {layer: found[layer] for layer in sorted(found)}
 
 
 def _read(path: Path) -> tuple[dict[int, Tensor], dict[str, str]]:
