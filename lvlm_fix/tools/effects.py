@@ -26,13 +26,13 @@ from transformers import PreTrainedModel, ProcessorMixin
 from lvlm_fix.attach import fix
 from lvlm_fix.errors import DataError, InputError
 from lvlm_fix.families import family_of
+from lvlm_fix.grounding.words import lengths_of
 from lvlm_fix.heads.picks import PicksHeads
 from lvlm_fix.heads.table import HeadTable
 from lvlm_fix.method import AtLayer
 from lvlm_fix.methods.act import ACT
 from lvlm_fix.methods.vhr import reinforced
 from lvlm_fix.models import open_image, prepare
-from lvlm_fix.tools.grounding import lengths_of
 
 __all__ = ["EFFECTS", "KnockOut", "Labelled", "continued", "head_effects", "read_labelled",
            "spans"]  # fmt: skip

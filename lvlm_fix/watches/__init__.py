@@ -13,6 +13,7 @@ from lvlm_fix.watches.no_image import WithoutImage
 from lvlm_fix.watches.rows import LastRows, TextRows
 from lvlm_fix.watches.sinks import ChannelSinks, ReceivedSinks, sink_masks
 from lvlm_fix.watches.steering import Steering
+from lvlm_fix.watches.tower import ClsRows
 from lvlm_fix.watches.tower_looks import TowerLooks, local_and_summary
 from lvlm_fix.watches.views import DisturbedPrompt, NoImage, NoisedImage, View, diffused
 from lvlm_fix.watches.written import AnswerTokens, EndTokens, Written
@@ -22,6 +23,7 @@ __all__ = [
     "Branch",
     "Calibrated",
     "ChannelSinks",
+    "ClsRows",
     "ColumnMeans",
     "DisturbedPrompt",
     "EarlyLayers",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -11,6 +12,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from lvlm_fix.core.at import AtLayer, Host, Live, Watch, kept
+from lvlm_fix.core.attention import Attend
 from lvlm_fix.core.text import Pass, State, Text
 
 __all__ = ["WithoutImage", "pass_alone", "words_of"]
@@ -83,9 +85,14 @@ class _Live(Live[Float[Tensor, "batch heads dim"]]):
         last = torch.tensor([len(text) - 1 for text in texts], device=device)
         found = dict[int, Tensor]()
 
-        def tap(layer: int, output: Float[Tensor, "batch query heads dim"]) -> None:
-            at = last.to(output.device)
-            found[layer] = output[torch.arange(len(at), device=at.device), at]
+        def tap(layer: int, plain: Attend) -> Attend:
+            def attend(*args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
+                output, weights = plain(*args, **kwargs)  # batch query heads dim
+                at = last.to(output.device)
+                found[layer] = output[torch.arange(len(at), device=at.device), at]
+                return output, weights
+
+            return attend
 
         self._host.taps.append(tap)
         try:

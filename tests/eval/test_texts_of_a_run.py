@@ -89,7 +89,7 @@ def test_a_run_gives_what_each_method_gives_alone(tiny, photos: list[Path], tmp_
     serve = serving(*tiny, methods, 4)
     run(plan, serve, tmp_path / "run")
     with serve(photos[:2], ["Describe."] * 2) as texts:
-        found = [texts(spec) for spec in specs]
+        found = [[one.text for one in texts(spec)] for spec in specs]
     opened = [lf.open_image(path) for path in photos[:2]]
     for spec, got in zip(specs, found, strict=True):
         with lf.fix(
