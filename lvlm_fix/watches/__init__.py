@@ -15,6 +15,7 @@ from lvlm_fix.watches.sinks import ChannelSinks, ReceivedSinks, sink_masks
 from lvlm_fix.watches.steering import Steering
 from lvlm_fix.watches.tower import ClsRows
 from lvlm_fix.watches.tower_looks import TowerLooks, local_and_summary
+from lvlm_fix.watches.tower_steering import TowerSteering
 from lvlm_fix.watches.views import DisturbedPrompt, NoImage, NoisedImage, View, diffused
 from lvlm_fix.watches.written import AnswerTokens, EndTokens, Written
 
@@ -40,6 +41,7 @@ __all__ = [
     "Steering",
     "TextRows",
     "TowerLooks",
+    "TowerSteering",
     "View",
     "WithoutImage",
     "Written",
