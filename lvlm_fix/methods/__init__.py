@@ -20,6 +20,7 @@ from lvlm_fix.methods.hgai import HGAI
 from lvlm_fix.methods.iat import IAT
 from lvlm_fix.methods.icd import ICD
 from lvlm_fix.methods.m3id import M3ID
+from lvlm_fix.methods.opera import OPERA
 from lvlm_fix.methods.pai import PAI
 from lvlm_fix.methods.paint import PAINT
 from lvlm_fix.methods.plausible_only import PlausibleOnly
@@ -47,6 +48,7 @@ __all__ = [
     "ICD",
     "M3ID",
     "METHODS",
+    "OPERA",
     "PAI",
     "PAINT",
     "SLA",
@@ -74,7 +76,7 @@ __all__ = [
 
 # these, and what other packages bring
 METHODS = Methods(
-    ACT, AdaIAT, ADHH, DeCo, DoLa, EAH, EosBoost, Guide, HGAI, IAT, ICD, M3ID, PAI, PAINT,
+    ACT, AdaIAT, ADHH, DeCo, DoLa, EAH, EosBoost, Guide, HGAI, IAT, ICD, M3ID, OPERA, PAI, PAINT,
     PlausibleOnly, RandomHeads, RandomVector, SLA, SPIN, Steer, Truncate, VAF, VAR, VCD, VHR, VISTA,
     VTI, YesPush,
 )  # fmt: skip

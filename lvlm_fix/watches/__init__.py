@@ -3,6 +3,7 @@
 A watch is a frozen dataclass that a method declares (`Method.watches`) and reads (`at[watch]`).
 """
 
+from lvlm_fix.watches.answer_rows import AnswerRows, NewRow
 from lvlm_fix.watches.branch import Branch
 from lvlm_fix.watches.calibrated import Calibrated, Levels
 from lvlm_fix.watches.column_means import ColumnMeans
@@ -20,6 +21,7 @@ from lvlm_fix.watches.views import DisturbedPrompt, NoImage, NoisedImage, View, 
 from lvlm_fix.watches.written import AnswerTokens, EndTokens, Written
 
 __all__ = [
+    "AnswerRows",
     "AnswerTokens",
     "Branch",
     "Calibrated",
@@ -33,6 +35,7 @@ __all__ = [
     "ImageShift",
     "LastRows",
     "Levels",
+    "NewRow",
     "NoImage",
     "NoisedImage",
     "Picked",
