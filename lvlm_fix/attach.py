@@ -91,6 +91,7 @@ class Fix:
                     taps=follower.taps,
                     running=lambda: follower.now is not None,
                     aside=follower.aside,
+                    given=lambda: follower.given,
                     remember=remember,
                 )
             )

@@ -54,6 +54,7 @@ class Follower:
     def __init__(self, model: PreTrainedModel, family: Family, methods: int) -> None:
         self.model, self.family = model, family
         self.now: Pass | None = None  # the pass that runs, where methods may act in it
+        self.given = Call({})  # what its forward was given
         self.last: Text | None = None  # the text that began last: what reports tell of
         self.lives: Sequence[Live[Any]] = ()
         self.acting: frozenset[int] = frozenset()  # layers in which a method acts
@@ -138,7 +139,7 @@ class Follower:
         self._lock.acquire()
         self._thread = threading.get_ident()
         try:
-            call = self._signature.call(args, kwargs)
+            call = self.given = self._signature.call(args, kwargs)
             self._begin(call)
         except BaseException:
             if self.now is not None:
@@ -155,7 +156,7 @@ class Follower:
 
     @_outside
     def _close(self) -> None:
-        self._thread, self.now = None, None
+        self._thread, self.now, self.given = None, None, Call({})
         self._lock.release()
 
     @contextmanager

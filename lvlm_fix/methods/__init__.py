@@ -11,6 +11,7 @@ from lvlm_fix.method import Method
 from lvlm_fix.methods.act import ACT
 from lvlm_fix.methods.adaiat import AdaIAT
 from lvlm_fix.methods.adhh import ADHH
+from lvlm_fix.methods.damro import DAMRO
 from lvlm_fix.methods.deco import DeCo
 from lvlm_fix.methods.dola import DoLa
 from lvlm_fix.methods.eah import EAH
@@ -19,11 +20,14 @@ from lvlm_fix.methods.guide import Guide
 from lvlm_fix.methods.hgai import HGAI
 from lvlm_fix.methods.iat import IAT
 from lvlm_fix.methods.icd import ICD
+from lvlm_fix.methods.ilvad import ILVAD
 from lvlm_fix.methods.m3id import M3ID
+from lvlm_fix.methods.mod import MoD
 from lvlm_fix.methods.pai import PAI
 from lvlm_fix.methods.paint import PAINT
 from lvlm_fix.methods.plausible_only import PlausibleOnly
 from lvlm_fix.methods.random_heads import RandomHeads
+from lvlm_fix.methods.sid import SID
 from lvlm_fix.methods.sla import SLA
 from lvlm_fix.methods.spin import SPIN
 from lvlm_fix.methods.truncate import Truncate
@@ -37,14 +41,17 @@ from lvlm_fix.plugins import Methods
 __all__ = [
     "ACT",
     "ADHH",
+    "DAMRO",
     "EAH",
     "HGAI",
     "IAT",
     "ICD",
+    "ILVAD",
     "M3ID",
     "METHODS",
     "PAI",
     "PAINT",
+    "SID",
     "SLA",
     "SPIN",
     "VAF",
@@ -56,6 +63,7 @@ __all__ = [
     "DoLa",
     "EosBoost",
     "Guide",
+    "MoD",
     "PlausibleOnly",
     "RandomHeads",
     "Truncate",
@@ -66,8 +74,8 @@ __all__ = [
 
 # these, and what other packages bring
 METHODS = Methods(
-    ACT, AdaIAT, ADHH, DeCo, DoLa, EAH, EosBoost, Guide, HGAI, IAT, ICD, M3ID, PAI, PAINT,
-    PlausibleOnly, RandomHeads, SLA, SPIN, Truncate, VAF, VAR, VCD, VHR, YesPush,
+    ACT, AdaIAT, ADHH, DAMRO, DeCo, DoLa, EAH, EosBoost, Guide, HGAI, IAT, ICD, ILVAD, M3ID, MoD,
+    PAI, PAINT, PlausibleOnly, RandomHeads, SID, SLA, SPIN, Truncate, VAF, VAR, VCD, VHR, YesPush,
 )  # fmt: skip
 
 

@@ -7,7 +7,11 @@ from lvlm_fix.watches.branch import Branch
 from lvlm_fix.watches.calibrated import Calibrated, Levels
 from lvlm_fix.watches.column_means import ColumnMeans
 from lvlm_fix.watches.early_layers import EarlyLayers
+from lvlm_fix.watches.evidence import Evidence, Supported, half
+from lvlm_fix.watches.first_token import FirstToken
 from lvlm_fix.watches.heads import HeadRule, Picked, PickedHeads, upper_half
+from lvlm_fix.watches.image_map import ImageMap, brought_up
+from lvlm_fix.watches.kept_tokens import KeptTokens, LeastSeen, MostSeen, TowerPicked
 from lvlm_fix.watches.no_image import WithoutImage
 from lvlm_fix.watches.rows import LastRows, TextRows
 from lvlm_fix.watches.sinks import ChannelSinks, ReceivedSinks, sink_masks
@@ -26,20 +30,30 @@ __all__ = [
     "DisturbedPrompt",
     "EarlyLayers",
     "EndTokens",
+    "Evidence",
+    "FirstToken",
     "HeadRule",
+    "ImageMap",
+    "KeptTokens",
     "LastRows",
+    "LeastSeen",
     "Levels",
+    "MostSeen",
     "NoImage",
     "NoisedImage",
     "Picked",
     "PickedHeads",
     "ReceivedSinks",
+    "Supported",
     "TextRows",
     "TowerLooks",
+    "TowerPicked",
     "View",
     "WithoutImage",
     "Written",
+    "brought_up",
     "diffused",
+    "half",
     "local_and_summary",
     "sink_masks",
     "upper_half",
