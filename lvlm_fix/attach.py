@@ -91,7 +91,6 @@ class Fix:
                     taps=follower.taps,
                     running=lambda: follower.now is not None,
                     aside=follower.aside,
-                    given=lambda: follower.given,
                     remember=remember,
                 )
             )
@@ -114,10 +113,13 @@ class Fix:
         attached.attention(self.model, family.decoder, family.config_key, sites)
         numbers = {layer.number for layer in sites.values()}
         for block, layer in zip(family.layers, layers, strict=True):
-            if (hook := layer.hook("layer")) is not None:
+            if (hook := layer.hidden.hook("layer")) is not None:
                 attached.after(block, hook)
-            if (hook := layer.hook("mlp")) is not None:
-                attached.after(mlp_of(block), hook)
+            if (hook := layer.hidden.hook("mlp")) is not None:
+                try:
+                    attached.after(mlp_of(block), hook)
+                except ModelError as error:
+                    raise ModelError(f"{type(self.model).__name__}: {error}") from None
         follower.acting = frozenset(layer.number for layer in layers if layer.attends) & numbers
         for live in self._lives.values():
             live.attach(attached)

@@ -18,7 +18,6 @@ from transformers import PreTrainedModel
 
 from lvlm_fix.core.attached import Attached
 from lvlm_fix.core.attention import Tap
-from lvlm_fix.core.call import Call
 from lvlm_fix.core.text import Pass, State, Text
 from lvlm_fix.families import Family
 
@@ -106,7 +105,6 @@ class Host:
     taps: list[Tap]  # what serves as attention in such a pass, the last one outermost
     running: Callable[[], bool]  # whether a pass runs in which methods may act
     aside: Callable[[], bool]  # whether a pass runs beside it, in which nothing acts
-    given: Callable[[], Call]  # what the forward that runs was given
     remember: bool  # weights and adapters stay as they are while the fix runs
 
     def entering(

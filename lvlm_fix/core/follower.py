@@ -54,7 +54,6 @@ class Follower:
     def __init__(self, model: PreTrainedModel, family: Family, methods: int) -> None:
         self.model, self.family = model, family
         self.now: Pass | None = None  # the pass that runs, where methods may act in it
-        self.given = Call({})  # what its forward was given
         self.last: Text | None = None  # the text that began last: what reports tell of
         self.lives: Sequence[Live[Any]] = ()
         self.acting: frozenset[int] = frozenset()  # layers in which a method acts
@@ -139,7 +138,7 @@ class Follower:
         self._lock.acquire()
         self._thread = threading.get_ident()
         try:
-            call = self.given = self._signature.call(args, kwargs)
+            call = self._signature.call(args, kwargs)
             self._begin(call)
         except BaseException:
             if self.now is not None:
@@ -156,7 +155,7 @@ class Follower:
 
     @_outside
     def _close(self) -> None:
-        self._thread, self.now, self.given = None, None, Call({})
+        self._thread, self.now = None, None
         self._lock.release()
 
     @contextmanager
@@ -194,6 +193,7 @@ class Follower:
                     frame.text = text
         text.check(ids)
         now = self.now = text.advance(ids, call.valid(ids), promised)
+        now.call = call
         if cache is not None:
             self._follow(cache, text)
         for live in self.lives:

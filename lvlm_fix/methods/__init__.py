@@ -27,14 +27,18 @@ from lvlm_fix.methods.pai import PAI
 from lvlm_fix.methods.paint import PAINT
 from lvlm_fix.methods.plausible_only import PlausibleOnly
 from lvlm_fix.methods.random_heads import RandomHeads
+from lvlm_fix.methods.random_vector import RandomVector
 from lvlm_fix.methods.sid import SID
 from lvlm_fix.methods.sla import SLA
 from lvlm_fix.methods.spin import SPIN
+from lvlm_fix.methods.steer import Steer
 from lvlm_fix.methods.truncate import Truncate
 from lvlm_fix.methods.vaf import VAF
 from lvlm_fix.methods.var import VAR
 from lvlm_fix.methods.vcd import VCD
 from lvlm_fix.methods.vhr import VHR
+from lvlm_fix.methods.vista import VISTA
+from lvlm_fix.methods.vti import VTI
 from lvlm_fix.methods.yes_push import YesPush
 from lvlm_fix.plugins import Methods
 
@@ -58,6 +62,8 @@ __all__ = [
     "VAR",
     "VCD",
     "VHR",
+    "VISTA",
+    "VTI",
     "AdaIAT",
     "DeCo",
     "DoLa",
@@ -66,6 +72,8 @@ __all__ = [
     "MoD",
     "PlausibleOnly",
     "RandomHeads",
+    "RandomVector",
+    "Steer",
     "Truncate",
     "YesPush",
     "parse_methods",
@@ -75,7 +83,8 @@ __all__ = [
 # these, and what other packages bring
 METHODS = Methods(
     ACT, AdaIAT, ADHH, DAMRO, DeCo, DoLa, EAH, EosBoost, Guide, HGAI, IAT, ICD, ILVAD, M3ID, MoD,
-    PAI, PAINT, PlausibleOnly, RandomHeads, SID, SLA, SPIN, Truncate, VAF, VAR, VCD, VHR, YesPush,
+    PAI, PAINT, PlausibleOnly, RandomHeads, RandomVector, SID, SLA, SPIN, Steer, Truncate, VAF, VAR,
+    VCD, VHR, VISTA, VTI, YesPush,
 )  # fmt: skip
 
 

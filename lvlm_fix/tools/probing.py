@@ -47,6 +47,7 @@ from lvlm_fix.methods import (
     VAR,
     VCD,
     VHR,
+    VISTA,
     DeCo,
     DoLa,
     MoD,
@@ -95,10 +96,13 @@ PROBES: dict[str, tuple[Method, Method]] = {
     "var": (VAR(share=0.0, threshold=1.4), VAR(threshold=1.4, ratio=0.1, image_share=0.05)),
     "vcd": (VCD(strength=0.0, plausible=0.0), VCD()),
     "vhr": (VHR(strength=1.0), VHR()),
+    "vista": (VISTA(strength=0.0), VISTA()),
 }
 # methods with tests of their own: a random model has no words to be asked in and no token that ends
-# its text, and what acts on written text does nothing at first
-APART = frozenset({"adaiat", "guide", "eos-boost", "iat", "truncate", "yes-push"})
+# its text, what acts on written text does nothing at first, and vectors are made for one model
+APART = frozenset(
+    {"adaiat", "guide", "eos-boost", "iat", "random-vector", "steer", "truncate", "vti", "yes-push"}
+)
 
 
 def read_probed() -> list[dict[str, Any]]:

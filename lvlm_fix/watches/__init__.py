@@ -11,10 +11,12 @@ from lvlm_fix.watches.evidence import Evidence, Supported, half
 from lvlm_fix.watches.first_token import FirstToken
 from lvlm_fix.watches.heads import HeadRule, Picked, PickedHeads, upper_half
 from lvlm_fix.watches.image_map import ImageMap, brought_up
+from lvlm_fix.watches.image_shift import ImageShift
 from lvlm_fix.watches.kept_tokens import KeptTokens, LeastSeen, MostSeen, TowerPicked
 from lvlm_fix.watches.no_image import WithoutImage
 from lvlm_fix.watches.rows import LastRows, TextRows
 from lvlm_fix.watches.sinks import ChannelSinks, ReceivedSinks, sink_masks
+from lvlm_fix.watches.steering import Steering
 from lvlm_fix.watches.tower import ClsRows
 from lvlm_fix.watches.tower_looks import TowerLooks, local_and_summary
 from lvlm_fix.watches.views import DisturbedPrompt, NoImage, NoisedImage, View, diffused
@@ -35,6 +37,7 @@ __all__ = [
     "HeadRule",
     "ImageMap",
     "KeptTokens",
+    "ImageShift",
     "LastRows",
     "LeastSeen",
     "Levels",
@@ -45,6 +48,7 @@ __all__ = [
     "PickedHeads",
     "ReceivedSinks",
     "Supported",
+    "Steering",
     "TextRows",
     "TowerLooks",
     "TowerPicked",

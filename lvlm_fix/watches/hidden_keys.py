@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from lvlm_fix.core.at import Host
-from lvlm_fix.core.attention import Attend, check_rows, row_logits, row_options, weigh
+from lvlm_fix.core.attention import Attend
+from lvlm_fix.core.rows import check_rows, row_logits, row_options, weigh
 from lvlm_fix.core.text import Pass, wide
 from lvlm_fix.errors import InputError, ModelError
 

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from lvlm_fix.core.at import AtLayer, Host, Live, Watch, kept
-from lvlm_fix.core.attention import Attend, check_rows, row_logits, row_options
+from lvlm_fix.core.attention import Attend
 from lvlm_fix.core.call import Signature, cache_in
+from lvlm_fix.core.rows import check_rows, row_logits, row_options
 from lvlm_fix.core.text import Pass, State, wide
 from lvlm_fix.errors import InputError, ModelError
 
@@ -127,7 +128,7 @@ class _Live(Live[Float[Tensor, "batch key"]]):
 
     def _prompt(self, now: Pass, mask: Tensor | None) -> tuple[Any, Tensor | None]:
         """The prompt's pass, and its positions: as given, or as the decoder sees them."""
-        call, seen = self._host.given(), list[Tensor | None]()
+        call, seen = now.call, list[Tensor | None]()
         positions = call.given.get("position_ids")
 
         def place(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
