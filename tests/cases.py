@@ -17,6 +17,8 @@ CASES: dict[str, tuple[Any, Any]] = PROBES | {
     ),
     "var+vhr": ([PROBES["var"][0], PROBES["vhr"][0]], [PROBES["var"][1], lf.VHR(strength=1.5)]),
 }
+# methods that decode: only `generate` shows what they do
+OPERATED: dict[str, tuple[Any, Any]] = {"opera": (lf.OPERA(strength=0.0, beams=1), lf.OPERA())}
 
 
 def held(model: Any, cache: Any) -> dict[str, Any]:

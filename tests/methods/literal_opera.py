@@ -26,9 +26,7 @@ def opera(
         """Logits of the next token; rows of the last layer: the largest of all heads, to sum 1."""
         ids = torch.tensor([prompt + text])
         given = inputs | {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-        given |= {
-            name: (ids == image_token).long() for name in given if name.endswith("type_ids")
-        }
+        given |= {name: (ids == image_token).long() for name in given if name.endswith("type_ids")}
         out = model(**given, use_cache=False, output_attentions=True)
         rows = out.attentions[-1][0].amax(0)
         return out.logits[0, -1], rows / rows.sum(-1, keepdim=True)
