@@ -25,7 +25,6 @@ from lvlm_demo import present
 from lvlm_demo.engine import SAMPLES, TOKENS, Asked, Engine, Told, check_photo, open_photo
 from lvlm_fix.errors import LvlmFixError, SettingError
 from lvlm_fix.models import DESCRIBE
-from lvlm_fix.tools.grounding import SIGNAL
 
 __all__ = ["build", "serve"]
 
@@ -57,6 +56,7 @@ INK = {  # contrast of 4.5 at least, on every ground of the page
 }
 MONO = ["ui-monospace", "monospace"]  # the system's own fonts: none is fetched
 HEAD = '<meta name="referrer" content="no-referrer">'
+SIGNAL = "ask"  # what tells invented object words best, docs/grounding.md
 log = logging.getLogger("lvlm_demo")
 
 

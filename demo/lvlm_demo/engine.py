@@ -24,11 +24,12 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
 import lvlm_fix as lf
+from lvlm_fix.ask.calibration import shipped
 from lvlm_fix.errors import ImageError, InputError, ModelError
+from lvlm_fix.grounding import Grounding, ground
 from lvlm_fix.images import PIXELS
 from lvlm_fix.models import prepare
 from lvlm_fix.objects.extract import mentions
-from lvlm_fix.tools.grounding import Grounding, ground
 
 __all__ = [
     "SAMPLES",
@@ -269,7 +270,10 @@ class Engine:
     def ground(self, asked: Asked, photo: Image.Image, ids: Sequence[int]) -> Grounding:
         """Where every word of a finished text rests on the photo."""
         with self._lock:
-            return ground(*self._model(asked.model), photo, asked.prompt, ids, looks=True)
+            return ground(
+                *self._model(asked.model), photo, asked.prompt, ids,
+                looks=True, curve=shipped(asked.model),
+            )  # fmt: skip
 
     def describe(
         self, asked: Asked, stop: threading.Event

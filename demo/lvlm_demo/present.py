@@ -17,8 +17,8 @@ from PIL import Image
 
 from lvlm_demo.engine import Told
 from lvlm_fix.errors import SettingError
+from lvlm_fix.grounding import Grounding, words_of
 from lvlm_fix.method import Method
-from lvlm_fix.tools.grounding import Grounding, words_of
 
 __all__ = [
     "answers",
@@ -30,6 +30,7 @@ __all__ = [
     "legend",
     "levels",
     "looked",
+    "shades",
     "slider_range",
     "status",
     "telling",
@@ -43,7 +44,12 @@ TITLE = (
 EVERY = (
     "<p class=empty>Every method, with its own defaults, on the photo and prompt at the side.</p>"
 )
-SIGNS = {"t_vhd": "T-VHD", "log_probability": "log-probability", "image_gain": "gain by the image"}
+SIGNS = {
+    "ask": "the model’s own answer",
+    "t_vhd": "T-VHD",
+    "log_probability": "log-probability",
+    "image_gain": "gain by the image",
+}
 
 
 def levels(scores: Sequence[float]) -> list[int]:
@@ -52,6 +58,28 @@ def levels(scores: Sequence[float]) -> list[int]:
     """
     order = np.argsort(np.argsort(scores, kind="stable"), kind="stable")
     return [int(4 * rank // len(scores)) for rank in order]
+
+
+def shades(found: Grounding, signal: str) -> list[tuple[str, str]]:
+    """Class and tooltip of every word. By the model's answers objects alone are shaded, by the
+    chance that they are there; by another signal every word is, by its quarter of the text.
+    """
+    values = found.scores(signal)
+    if signal != "ask":
+        names = [LEVELS[level] for level in levels(values)]
+        return [
+            (n, f"{n}: {SIGNS[signal]} {value:.2f}") for n, value in zip(names, values, strict=True)
+        ]
+    out: list[tuple[str, str]] = []
+    for odds, chance in zip(values, found.chances(), strict=True):
+        if math.isnan(odds):
+            out.append(("", "no object: not asked about"))
+            continue
+        sure = 1 / (1 + math.exp(-odds)) if chance is None else chance
+        name = LEVELS[sum(sure >= limit for limit in (0.5, 0.75, 0.9))]
+        said = f"log-odds of Yes {odds:+.1f}, uncalibrated" if chance is None else f"{sure:.0%}"
+        out.append((name, f"{name}: {said}" + ("" if chance is None else " that it is there")))
+    return out
 
 
 def telling(told: Told, side: int, signal: str, going: bool = False) -> str:
@@ -66,8 +94,7 @@ def telling(told: Told, side: int, signal: str, going: bool = False) -> str:
         )
         return f'<div class="text">{empty}</div>'
     words = words_of(range(1, len(told.text) + 1), told.text)
-    shade = levels(told.grounding.scores(signal)) if told.grounding else None
-    values = told.grounding.scores(signal) if told.grounding else []
+    shade = shades(told.grounding, signal) if told.grounding else None
     out, place = [], 0
     for number, word in enumerate(words):
         out.append(escape(told.text[place : word.start]))
@@ -79,10 +106,10 @@ def telling(told: Told, side: int, signal: str, going: bool = False) -> str:
         if shade is None:
             out.append(f"<span>{inner}</span>")
         else:
-            name = LEVELS[shade[number]]
+            name, title = shade[number]
             out.append(
-                f'<button type="button" class="w {name}" data-pick="word:{side}:{number}" '
-                f'title="{name}: {SIGNS[signal]} {values[number]:.2f}">{inner}</button>'
+                f'<button type="button" class="{f"w {name}".strip()}" '
+                f'data-pick="word:{side}:{number}" title="{title}">{inner}</button>'
             )
         place = word.end
     out.append(escape(told.text[place:]))
@@ -96,9 +123,9 @@ def legend() -> str:
     """What shade and line mean, in words."""
     samples = "".join(f'<span class="w {name}">{name}</span>' for name in LEVELS[:2])
     return (
-        '<div class="legend"><span>Least grounded quarter and second quarter of a text’s'
-        f" words:</span> {samples} <span><s>object</s><sup>✗</sup> not in the photo (known for the"
-        " samples)</span></div>"
+        '<div class="legend"><span>Objects with a chance below ½ and below ¾ to be there; by'
+        f" another score a text’s least grounded quarters:</span> {samples} <span><s>object</s>"
+        "<sup>✗</sup> not in the photo (known for the samples)</span></div>"
     )
 
 

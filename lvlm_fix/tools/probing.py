@@ -44,6 +44,7 @@ from lvlm_fix.methods import (
     VAR,
     VCD,
     VHR,
+    VISTA,
     DeCo,
     DoLa,
     PlausibleOnly,
@@ -87,10 +88,17 @@ PROBES: dict[str, tuple[Method, Method]] = {
     "var": (VAR(share=0.0, threshold=1.4), VAR(threshold=1.4, ratio=0.1, image_share=0.05)),
     "vcd": (VCD(strength=0.0, plausible=0.0), VCD()),
     "vhr": (VHR(strength=1.0), VHR()),
+    "vista": (VISTA(strength=0.0), VISTA()),
 }
 # methods that one forward of a random model does not show: it has no words to be asked in and no
-# token that ends its text, what acts on written text does nothing at first, and some decode
-APART = frozenset({"adaiat", "guide", "eos-boost", "iat", "opera", "truncate", "yes-push"})
+# token that ends its text, what acts on written text does nothing at first, vectors are made for
+# one model, and some decode
+APART = frozenset(
+    {
+        "adaiat", "guide", "eos-boost", "iat", "opera", "random-vector", "steer", "truncate", "vti",
+        "yes-push",
+    }
+)  # fmt: skip
 
 
 def read_probed() -> list[dict[str, Any]]:
