@@ -24,6 +24,7 @@ from lvlm_fix.methods.opera import OPERA
 from lvlm_fix.methods.pai import PAI
 from lvlm_fix.methods.paint import PAINT
 from lvlm_fix.methods.plausible_only import PlausibleOnly
+from lvlm_fix.methods.pti import PTI
 from lvlm_fix.methods.random_heads import RandomHeads
 from lvlm_fix.methods.random_vector import RandomVector
 from lvlm_fix.methods.sla import SLA
@@ -51,6 +52,7 @@ __all__ = [
     "OPERA",
     "PAI",
     "PAINT",
+    "PTI",
     "SLA",
     "SPIN",
     "VAF",
@@ -77,8 +79,8 @@ __all__ = [
 # these, and what other packages bring
 METHODS = Methods(
     ACT, AdaIAT, ADHH, DeCo, DoLa, EAH, EosBoost, Guide, HGAI, IAT, ICD, M3ID, OPERA, PAI, PAINT,
-    PlausibleOnly, RandomHeads, RandomVector, SLA, SPIN, Steer, Truncate, VAF, VAR, VCD, VHR, VISTA,
-    VTI, YesPush,
+    PlausibleOnly, PTI, RandomHeads, RandomVector, SLA, SPIN, Steer, Truncate, VAF, VAR, VCD, VHR,
+    VISTA, VTI, YesPush,
 )  # fmt: skip
 
 

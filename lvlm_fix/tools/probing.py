@@ -95,7 +95,7 @@ PROBES: dict[str, tuple[Method, Method]] = {
 # one model, and some decode
 APART = frozenset(
     {
-        "adaiat", "guide", "eos-boost", "iat", "opera", "random-vector", "steer", "truncate", "vti",
+        "adaiat", "guide", "eos-boost", "iat", "opera", "pti", "random-vector", "steer", "truncate", "vti",
         "yes-push",
     }
 )  # fmt: skip
