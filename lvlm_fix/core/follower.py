@@ -18,6 +18,7 @@ from lvlm_fix.core.caches import follow, length_of, release, text_of
 from lvlm_fix.core.call import Call, Signature, cache_in
 from lvlm_fix.core.generating import Generating
 from lvlm_fix.core.method import Method
+from lvlm_fix.core.prompt_cache import settle
 from lvlm_fix.core.report import count_changed
 from lvlm_fix.core.text import Pass, Text
 from lvlm_fix.core.turns import Edit, Turns, outside
@@ -154,6 +155,7 @@ class Follower:
             self._follow(made, text)
             if not made.is_compileable and length_of(made) > text.length:
                 self._fail("its cache came in unseen")
+        settle(now, call.cache if made is None else made)
         if text.any_with_image:
             with self.turns.unedited():
                 for live in self.lives:
