@@ -8,7 +8,7 @@ from typing import Any
 
 from lvlm_fix.tools.miniature import FAMILIES
 
-__all__ = ["PAGE", "page"]
+__all__ = ["PAGE", "in_all", "page"]
 
 PAGE = Path(__file__).parents[2] / "docs" / "families.md"
 INTRO = """# What works with which family
@@ -32,7 +32,6 @@ def page(found: dict[str, Any]) -> str:
         return sum(row["methods"].get(name) == "works" for row in rows)
 
     sign = {"works": "yes", "refused": "no", "unknown": "?", "unbuilt": "–"}
-    kinds = Counter(_whole(row) for row in rows)
     lines = [
         INTRO.format(found["transformers"]),
         (
@@ -40,10 +39,7 @@ def page(found: dict[str, Any]) -> str:
             f" {', '.join(f'{name} {count(name)}' for name in names)}."
         ),
         "",
-        (
-            f"In all: {kinds['works']} served by some method or all, {kinds['refused']} refused, "
-            f"{kinds['unbuilt']} not built here, {kinds['unknown']} undetermined."
-        ),
+        in_all(rows),
         "",
         f"| family | image tokens | {' | '.join(names)} | rows | batch | cache |",
         "|" + "---|" * (len(names) + 5),
@@ -77,6 +73,15 @@ def page(found: dict[str, Any]) -> str:
     if missing := [f"`{name}`" for name in FAMILIES if name not in known]:
         notes.append(f"- not probed yet, so nothing is known of them: {', '.join(missing)}")
     return "\n".join([*lines, "", "## Why not", "", *notes, ""])
+
+
+def in_all(rows: list[dict[str, Any]]) -> str:
+    """How many families there are of each kind, in a sentence."""
+    kinds = Counter(_whole(row) for row in rows)
+    return (
+        f"In all: {kinds['works']} served by some method or all, {kinds['refused']} refused, "
+        f"{kinds['unbuilt']} not built here, {kinds['unknown']} undetermined."
+    )
 
 
 def _whole(row: dict[str, Any]) -> str:
