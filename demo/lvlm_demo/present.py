@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import io
 import math
 from collections.abc import Sequence
@@ -21,15 +22,18 @@ from lvlm_fix.method import Method
 from lvlm_fix.tools.grounding import Grounding, words_of
 
 __all__ = [
+    "adjustable",
     "answers",
     "before_after",
     "chosen_heads",
     "compared",
     "head_map",
+    "heading",
     "hint",
     "legend",
     "levels",
     "looked",
+    "settable",
     "slider_range",
     "status",
     "telling",
@@ -43,6 +47,9 @@ TITLE = (
 EVERY = (
     "<p class=empty>Every method, with its own defaults, on the photo and prompt at the side.</p>"
 )
+CASE = (
+    "<p class=empty>One file with the photo, the settings and both texts. Any browser shows it.</p>"
+)
 SIGNS = {"t_vhd": "T-VHD", "log_probability": "log-probability", "image_gain": "gain by the image"}
 
 
@@ -54,9 +61,16 @@ def levels(scores: Sequence[float]) -> list[int]:
     return [int(4 * rank // len(scores)) for rank in order]
 
 
-def telling(told: Told, side: int, signal: str, going: bool = False) -> str:
+def heading(names: Sequence[str]) -> str:
+    """What acts on one side, above its text."""
+    if not names:
+        return "<h2>Unmodified <small>no method acts</small></h2>"
+    return f"<h2>{escape(' + '.join(names))}</h2>"
+
+
+def telling(told: Told, side: int, signal: str, going: bool = False, *, still: bool = False) -> str:
     """One text: a button a word where it is grounded, shaded and underlined by level; invented
-    objects struck.
+    objects struck. With `still` there is nothing to click.
     """
     if not told.text:
         empty = (
@@ -80,9 +94,12 @@ def telling(told: Told, side: int, signal: str, going: bool = False) -> str:
             out.append(f"<span>{inner}</span>")
         else:
             name = LEVELS[shade[number]]
+            title = f'title="{name}: {SIGNS[signal]} {values[number]:.2f}"'
+            pick = f'data-pick="word:{side}:{number}"'
             out.append(
-                f'<button type="button" class="w {name}" data-pick="word:{side}:{number}" '
-                f'title="{name}: {SIGNS[signal]} {values[number]:.2f}">{inner}</button>'
+                f'<span class="w {name}" {title}>{inner}</span>'
+                if still
+                else f'<button type="button" class="w {name}" {pick} {title}>{inner}</button>'
             )
         place = word.end
     out.append(escape(told.text[place:]))
@@ -102,11 +119,29 @@ def legend() -> str:
     )
 
 
-def hint() -> str:
+def hint(from_file: bool = False) -> str:
     """In place of the heat map, until a word is picked."""
-    return (
-        "<p class=empty>Click a word of a finished text to see where the model looked for it.</p>"
-    )
+    line = "Click a word of a finished text to see where the model looked for it."
+    if from_file:
+        line = "A file keeps no heat maps. Press Describe to see where the model looked."
+    return f"<p class=empty>{line}</p>"
+
+
+def adjustable(kind: type[Method]) -> list[str]:
+    """The settings that have a control. Lists have none, nor has free text, which may name a file
+    of the server.
+    """
+    names = list[str]()
+    for field in dataclasses.fields(kind):
+        given, default = field.metadata, field.default
+        if not given or not (given["options"] or isinstance(default, bool | int | float)):
+            continue
+        if given["options"] or isinstance(default, bool):
+            names.append(field.name)
+        elif isinstance(default, int | float):
+            high = slider_range(default, given["low"], given["high"])[1]
+            names += [field.name] if settable(kind, field.name, high) else []
+    return names
 
 
 def slider_range(default: float, low: float, high: float) -> tuple[float, float, float]:
