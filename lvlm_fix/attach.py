@@ -113,10 +113,13 @@ class Fix:
         attached.attention(self.model, family.decoder, family.config_key, sites)
         numbers = {layer.number for layer in sites.values()}
         for block, layer in zip(family.layers, layers, strict=True):
-            if (hook := layer.hook("layer")) is not None:
+            if (hook := layer.hidden.hook("layer")) is not None:
                 attached.after(block, hook)
-            if (hook := layer.hook("mlp")) is not None:
-                attached.after(mlp_of(block), hook)
+            if (hook := layer.hidden.hook("mlp")) is not None:
+                try:
+                    attached.after(mlp_of(block), hook)
+                except ModelError as error:
+                    raise ModelError(f"{type(self.model).__name__}: {error}") from None
         follower.acting = frozenset(layer.number for layer in layers if layer.attends) & numbers
         for live in self._lives.values():
             live.attach(attached)
@@ -174,11 +177,13 @@ def _inside(model: nn.Module) -> PreTrainedModel:
 
 
 def _layers_of(method: Method, depth: int) -> frozenset[int]:
-    """The layers in which a method acts; none where it edits the next token's logits alone."""
+    """The layers in which a method acts; none where it edits the next token's logits alone, and
+    does not say itself where it looks.
+    """
     acting = method.acts_in(depth)
     if beyond := [layer for layer in acting if not 0 <= layer < depth]:
         name = method.method_name()
         raise SettingError(f"{name}: there is no layer {beyond[0]}; this model has {depth}, from 0")
-    if method.edits() == ("next_token_logits",):
+    if method.edits() == ("next_token_logits",) and type(method).acts_in is Method.acts_in:
         return frozenset()
     return frozenset(acting)

@@ -22,6 +22,7 @@ __all__ = [
     "DESCRIBE",
     "answer",
     "answer_ids",
+    "end_tokens",
     "folder_of",
     "load",
     "open_image",
@@ -104,6 +105,12 @@ def _loading(what: str) -> Generator[None]:
 def revision_of(model: PreTrainedModel) -> str | None:
     """The hub commit of the loaded weights; None for a folder."""
     return commit_of(model)
+
+
+def end_tokens(model: PreTrainedModel) -> frozenset[int]:
+    """The tokens that end a text, from the model's generation settings; empty where none do."""
+    found = (model.generation_config or model.config).eos_token_id
+    return frozenset([found] if isinstance(found, int) else found or [])
 
 
 def prepare(

@@ -294,3 +294,58 @@ def cls_rows(tower: PreTrainedModel, pixels: Tensor) -> list[Tensor]:
     maps = tower(pixels, output_attentions=True).attentions
     tower.set_attn_implementation(implementation)
     return [one[:, :, 0, 1:].sum(1) for one in maps]
+
+
+@torch.no_grad()
+def image_shifts(model: PreTrainedModel, inputs: dict[str, Tensor], image_token: int) -> Tensor:
+    """What each layer gives at a prompt's last row with the image, less without it; sample by
+    sample, without padding: samples layers width.
+    """
+    found = []
+    for b, (ids, mask) in enumerate(
+        zip(inputs["input_ids"], inputs["attention_mask"], strict=True)
+    ):
+        kept = ids[mask.bool()]
+        ends: list[Tensor] = []
+        hooks = [
+            layer.register_forward_hook(
+                lambda _, args, output, ends=ends: ends.append(
+                    (output if isinstance(output, Tensor) else output[0])[0, -1].clone()
+                )
+            )
+            for layer in model.get_decoder().layers
+        ]
+        model(input_ids=kept[None], pixel_values=inputs["pixel_values"][b : b + 1])
+        model(input_ids=kept[kept != image_token][None])
+        for hook in hooks:
+            hook.remove()
+        half = len(ends) // 2
+        found.append(torch.stack(ends[:half]) - torch.stack(ends[half:]))
+    return torch.stack(found)
+
+
+@contextmanager
+def states(
+    model: PreTrainedModel, edit: Callable[..., list[float]], acting: set[int], mlp: bool
+) -> Iterator[None]:
+    """Edit one row of hidden states at a time, given as numbers: what layers, or their MLPs, give;
+    `edit(row, layer, sample)`.
+    """
+
+    def hook(_: nn.Module, args: object, output: Tensor | tuple[Tensor, ...], layer: int) -> object:
+        hidden = (output if isinstance(output, Tensor) else output[0]).clone()
+        for b in range(len(hidden)):
+            for i in range(hidden.shape[1]):
+                hidden[b, i] = torch.tensor(edit(hidden[b, i].tolist(), layer, b))
+        return hidden if isinstance(output, Tensor) else (hidden, *output[1:])
+
+    hooks = [
+        (layer.mlp if mlp else layer).register_forward_hook(lambda m, a, o, i=i: hook(m, a, o, i))
+        for i, layer in enumerate(model.get_decoder().layers)
+        if i in acting
+    ]
+    try:
+        yield
+    finally:
+        for one in hooks:
+            one.remove()

@@ -24,7 +24,8 @@ for release in "${releases[@]}"; do
     echo "transformers $release"
     some=()
     [ "$release" != "$few" ] || some=(-k "llava or situations or texts or private")
-    PYTHONPATH=$PWD:$PWD/eval:$PWD/demo "$home/bin/python" -m pytest -p no:cacheprovider "${some[@]}" \
+    OMP_NUM_THREADS=1 PYTHONPATH=$PWD:$PWD/eval:$PWD/demo "$home/bin/python" -m pytest \
+        -p no:cacheprovider -n 2 --dist worksteal "${some[@]}" \
         tests/test_contract.py tests/test_situations.py tests/test_next_token.py \
         tests/test_literal.py tests/test_texts.py tests/test_private.py
 done

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from cases import CASES as EVERY
+from cases import SOME
 from torch._dynamo import config, reset
 from torch._dynamo.utils import counters
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -61,7 +62,8 @@ def compiled() -> dict[str, Any]:
     how._compile_all_devices = True  # a CPU too
     static = OPTIONS | {"cache_implementation": "static", "compile_config": how}
     config.error_on_recompile = True
-    for name, methods in CASES.items():
+    steering = {"vista+steer": [lf.VISTA(), lf.Steer(vectors=SOME)]}
+    for name, methods in (CASES | steering).items():
         reset()
         counters.clear()
         model, inputs = miniature("llava")

@@ -41,10 +41,11 @@ def test_caption_shows_two_texts(lvlm: Any, photos: list[Path]) -> None:
     assert "none" in out and "vhr" in out and "heads by layer" in out
 
 
-def test_grounding_gives_every_word_its_scores_and_marks_weak_ones(
+def test_words_gives_every_word_its_scores_and_marks_doubtful_objects(
     lvlm: Any, photos: list[Path]
 ) -> None:
-    words = ("caption", photos[0], "--method", "vhr", "--grounding", "--max-new-tokens", 12)
+    coffee = next(path for path in photos if path.stem == "coffee")
+    words = ("caption", coffee, "--method", "vhr", "--words", "--max-new-tokens", 40)
     _, out, _ = lvlm(*words, "--json")
     outputs = json.loads(out)["items"][0]["outputs"]
     for output in outputs:
@@ -55,15 +56,17 @@ def test_grounding_gives_every_word_its_scores_and_marks_weak_ones(
         assert all(
             output["text"][word["start"] : word["end"]] == word["word"] for word in found["words"]
         )
-        assert {"t_vhd", "log_probability", "image_gain"} <= set(found["words"][0])
-        assert any(word["weak"] for word in found["words"]) and not all(
-            word["weak"] for word in found["words"]
-        )
+        assert {"t_vhd", "log_probability", "image_gain", "entropy"} <= set(found["words"][0])
+        assert found["signal"] == "ask" and len(found["error"]) == 3
+        asked = [word for word in found["words"] if word["ask"] is not None]
+        assert asked and len(asked) < len(found["words"])
+        for word in asked:
+            assert word["weak"] == (word["chance"] < 0.5)
     code, out, _ = lvlm(*words)
     assert code == 0
-    assert out.count("(?)") == sum(
-        word["weak"] for output in outputs for word in output["grounding"]["words"]
-    )
+    doubted = [w for output in outputs for w in output["grounding"]["words"] if w["weak"]]
+    assert doubted and out.count(" %)") == len(doubted)
+    assert "object words asked about" in out and "mean error 0.0" in out
 
 
 def test_a_neutral_method_gives_the_same_text(lvlm: Any, photos: list[Path]) -> None:
@@ -144,7 +147,7 @@ def test_methods_and_families_as_json(lvlm: Any) -> None:
     assert vhr["needs"].startswith("no_image: one text-only pass") and "median" not in vhr["needs"]
     assert vhr["departs"].startswith("The paper leaves open") and not vhr["control"]
     assert {name for name, row in rows.items() if row["control"]} == {
-        "eos-boost", "plausible-only", "random-heads", "truncate", "yes-push",
+        "eos-boost", "plausible-only", "random-heads", "random-vector", "truncate", "yes-push",
     }  # fmt: skip
     assert rows["var"]["edits"] == ["attention_weights"]
     _, out, _ = lvlm("families", "--json")

@@ -48,6 +48,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, photos: list[Path]) 
     shutil.copy(photos[1], tmp_path / "photo.jpg")
     truth = {str(number): OBJECTS[number : number + 3] for number in range(1, 7)}
     (tmp_path / "objects.json").write_text(json.dumps(truth))
+    labelled = {"image": 1, "text": "a cat on a bed", "grounded": ["cat"], "invented": ["bed"]}
+    (tmp_path / "words.jsonl").write_text(json.dumps(labelled) + "\n")
+    shutil.copy(photos[1], tmp_path / "photos" / "1.jpg")
     (tmp_path / "captions.jsonl").write_text('{"image_id": 1, "caption": "A cat and a dog."}\n')
     question = {"question_id": 1, "image": "1.jpg", "text": "Is there a cat in the image?"}
     asked = json.dumps(question | {"label": "yes"})

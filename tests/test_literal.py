@@ -14,7 +14,7 @@ import torch
 import lvlm_fix as lf
 from lvlm_fix.methods.vhr import default_layers
 from lvlm_fix.tools.miniature import IMAGE, miniature
-from lvlm_fix.watches.tower_looks import Tower
+from lvlm_fix.watches.tower import Tower
 
 TOKENS = 6
 

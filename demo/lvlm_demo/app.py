@@ -26,8 +26,8 @@ from lvlm_demo import case, present
 from lvlm_demo.controls import Settings
 from lvlm_demo.engine import SAMPLES, TOKENS, Engine, Told, check_photo, open_photo
 from lvlm_fix.errors import LvlmFixError
+from lvlm_fix.grounding import Grounding
 from lvlm_fix.models import DESCRIBE
-from lvlm_fix.tools.grounding import SIGNAL, Grounding
 
 __all__ = ["build", "serve"]
 
@@ -139,21 +139,22 @@ def build(engine: Engine, model: str = "tiny", free_model: bool = True) -> gr.Bl
                         with gr.Column(min_width=260, elem_classes="side"):
                             left = gr.HTML(present.heading([]), elem_id="left")
                             before = gr.HTML(
-                                present.telling(Told(""), 0, SIGNAL),
+                                present.telling(Told(""), 0, present.SIGNAL),
                                 elem_id="before",
                                 js_on_load=PICK,
                             )
                         with gr.Column(min_width=260, elem_classes="side"):
                             right = gr.HTML(present.heading(["vhr"]), elem_id="right")
                             after = gr.HTML(
-                                present.telling(Told(""), 1, SIGNAL),
+                                present.telling(Told(""), 1, present.SIGNAL),
                                 elem_id="after",
                                 js_on_load=PICK,
                             )
                     with gr.Row(elem_classes="legend-row"):
                         gr.HTML(present.legend(), elem_id="legend")
                         signal = gr.Radio(
-                            [(label, key) for key, label in present.SIGNS.items()], value=SIGNAL,
+                            [(label, key) for key, label in present.SIGNS.items()],
+                            value=present.SIGNAL,
                             elem_id="signal",
                             label="Shade words by",
                         )  # fmt: skip

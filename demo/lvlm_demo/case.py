@@ -20,13 +20,14 @@ import lvlm_fix as lf
 from lvlm_demo import present
 from lvlm_demo.engine import PROMPT, SIDE, TOKENS, Asked, Marks, Told
 from lvlm_fix.errors import ImageError, InputError, LvlmFixError
-from lvlm_fix.tools.grounding import SIGNAL, SIGNALS, words_of
+from lvlm_fix.grounding import words_of
 
 __all__ = ["BYTES", "Case", "Side", "of", "page", "read"]
 
 BYTES = 20_000_000  # of a file that is read; ours
 CHOICES = 3  # methods that act together
 PICTURE = '<img alt="the photo" src="data:image/png;base64,'
+Level = Literal["", "weakest", "weaker", "stronger", "strongest"]
 OPEN, CLOSE = '<script type="application/json" id="lvlm-fix-case">', "</script>"
 INK = """:root { color-scheme: light dark; --body-text-color: #0f172a; --font-mono: monospace;
   --body-text-color-subdued: #475569; --border-color-primary: #cbd5e1;
@@ -53,7 +54,7 @@ class Side(_Strict):
     seconds: Annotated[float, Field(ge=0)]
     note: Annotated[str, Field(max_length=5_000)] = ""
     invented: list[int] | None = None
-    marks: dict[Literal["t_vhd", "log_probability", "image_gain"], list[float]] | None = None
+    marks: dict[str, list[tuple[Level, Annotated[str, Field(max_length=200)]]]] | None = None
 
     def told(self) -> Told:
         """The text as the page shows it. Raises `InputError` where marks do not fit its words."""
@@ -61,10 +62,10 @@ class Side(_Strict):
         marks = self.marks
         if any(not 0 <= number < words for number in self.invented or ()):
             raise InputError(f"invented: the text has {words} words")
-        if marks and {key: len(marks.get(key, ())) for key in SIGNALS} != dict.fromkeys(
-            SIGNALS, words
+        if marks and {key: len(row) for key, row in marks.items()} != dict.fromkeys(
+            present.SIGNS, words
         ):
-            raise InputError(f"marks: {', '.join(SIGNALS)} must have {words} numbers each")
+            raise InputError(f"marks: {', '.join(present.SIGNS)} must have {words} words each")
         invented = None if self.invented is None else frozenset(self.invented)
         kept = Marks({**marks}) if marks else None
         return Told(self.text, self.seconds, self.note, invented, kept)
@@ -125,7 +126,7 @@ def of(asked: Asked, photo: Image.Image, told: Sequence[Told]) -> Case:
             seconds=one.seconds,
             note=one.note,
             invented=None if one.invented is None else sorted(one.invented),
-            marks={signal: one.grounding.scores(signal) for signal in SIGNALS}
+            marks={signal: present.shades(one.grounding, signal) for signal in present.SIGNS}  # pyright: ignore[reportArgumentType] : levels are checked
             if one.grounding
             else None,
         )
@@ -146,7 +147,7 @@ def page(case: Case) -> str:
     """The file: a page without scripts that run, with the case itself as JSON at its end."""
     columns = "".join(
         f"<section>{present.heading(side.methods)}"
-        f"{present.telling(side.told(), 0, SIGNAL, still=True)}</section>"
+        f"{present.telling(side.told(), 0, present.SIGNAL, still=True)}</section>"
         for side in (case.left, case.right)
     )
     settings = "".join(

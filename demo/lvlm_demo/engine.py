@@ -25,11 +25,12 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
 import lvlm_fix as lf
+from lvlm_fix.ask.calibration import shipped
 from lvlm_fix.errors import ImageError, InputError, ModelError
+from lvlm_fix.grounding import Grounding, ground
 from lvlm_fix.images import PIXELS
 from lvlm_fix.models import prepare
 from lvlm_fix.objects.extract import mentions
-from lvlm_fix.tools.grounding import Grounding, ground
 
 __all__ = [
     "SAMPLES",
@@ -84,13 +85,9 @@ class Told:
 
 @dataclass(frozen=True)
 class Marks:
-    """What is kept of a grounding in a file: a number a word, by signal."""
+    """What a file keeps of a grounding: signal -> level and tooltip of every word."""
 
-    by_signal: Mapping[str, Sequence[float]]
-
-    def scores(self, signal: str) -> list[float]:
-        """One number a word, larger where the word rests more on the picture."""
-        return list(self.by_signal[signal])
+    by_signal: Mapping[str, Sequence[tuple[str, str]]]
 
 
 def check_photo(path: Path | None) -> Path:
@@ -286,7 +283,10 @@ class Engine:
     def ground(self, asked: Asked, photo: Image.Image, ids: Sequence[int]) -> Grounding:
         """Where every word of a finished text rests on the photo."""
         with self._lock:
-            return ground(*self._model(asked.model), photo, asked.prompt, ids, looks=True)
+            return ground(
+                *self._model(asked.model), photo, asked.prompt, ids,
+                looks=True, curve=shipped(asked.model),
+            )  # fmt: skip
 
     def describe(
         self, asked: Asked, stop: threading.Event

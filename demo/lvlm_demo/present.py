@@ -16,10 +16,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from PIL import Image
 
-from lvlm_demo.engine import Told
+from lvlm_demo.engine import Marks, Told
 from lvlm_fix.errors import SettingError
+from lvlm_fix.grounding import Grounding, words_of
 from lvlm_fix.method import Method
-from lvlm_fix.tools.grounding import Grounding, words_of
 
 __all__ = [
     "adjustable",
@@ -34,6 +34,7 @@ __all__ = [
     "levels",
     "looked",
     "settable",
+    "shades",
     "slider_range",
     "status",
     "telling",
@@ -50,7 +51,13 @@ EVERY = (
 CASE = (
     "<p class=empty>One file with the photo, the settings and both texts. Any browser shows it.</p>"
 )
-SIGNS = {"t_vhd": "T-VHD", "log_probability": "log-probability", "image_gain": "gain by the image"}
+SIGNS = {
+    "ask": "the model’s own answer",
+    "t_vhd": "T-VHD",
+    "log_probability": "log-probability",
+    "image_gain": "gain by the image",
+}
+SIGNAL = "ask"  # what tells invented object words best, docs/grounding.md
 
 
 def levels(scores: Sequence[float]) -> list[int]:
@@ -68,6 +75,30 @@ def heading(names: Sequence[str]) -> str:
     return f"<h2>{escape(' + '.join(names))}</h2>"
 
 
+def shades(found: Grounding | Marks, signal: str) -> list[tuple[str, str]]:
+    """Class and tooltip of every word. By the model's answers objects alone are shaded, by the
+    chance that they are there; by another signal every word is, by its quarter of the text.
+    """
+    if isinstance(found, Marks):
+        return list(found.by_signal[signal])
+    values = found.scores(signal)
+    if signal != "ask":
+        names = [LEVELS[level] for level in levels(values)]
+        return [
+            (n, f"{n}: {SIGNS[signal]} {value:.2f}") for n, value in zip(names, values, strict=True)
+        ]
+    out: list[tuple[str, str]] = []
+    for odds, chance in zip(values, found.chances(), strict=True):
+        if math.isnan(odds):
+            out.append(("", "no object: not asked about"))
+            continue
+        sure = 1 / (1 + math.exp(-odds)) if chance is None else chance
+        name = LEVELS[sum(sure >= limit for limit in (0.5, 0.75, 0.9))]
+        said = f"log-odds of Yes {odds:+.1f}, uncalibrated" if chance is None else f"{sure:.0%}"
+        out.append((name, f"{name}: {said}" + ("" if chance is None else " that it is there")))
+    return out
+
+
 def telling(told: Told, side: int, signal: str, going: bool = False, *, still: bool = False) -> str:
     """One text: a button a word where it is grounded, shaded and underlined by level; invented
     objects struck. With `still` there is nothing to click.
@@ -80,8 +111,7 @@ def telling(told: Told, side: int, signal: str, going: bool = False, *, still: b
         )
         return f'<div class="text">{empty}</div>'
     words = words_of(range(1, len(told.text) + 1), told.text)
-    shade = levels(told.grounding.scores(signal)) if told.grounding else None
-    values = told.grounding.scores(signal) if told.grounding else []
+    shade = shades(told.grounding, signal) if told.grounding else None
     out, place = [], 0
     for number, word in enumerate(words):
         out.append(escape(told.text[place : word.start]))
@@ -93,13 +123,13 @@ def telling(told: Told, side: int, signal: str, going: bool = False, *, still: b
         if shade is None:
             out.append(f"<span>{inner}</span>")
         else:
-            name = LEVELS[shade[number]]
-            title = f'title="{name}: {SIGNS[signal]} {values[number]:.2f}"'
+            name, title = shade[number]
+            kind, title = f'class="{f"w {name}".strip()}"', f'title="{escape(title)}"'
             pick = f'data-pick="word:{side}:{number}"'
             out.append(
-                f'<span class="w {name}" {title}>{inner}</span>'
+                f"<span {kind} {title}>{inner}</span>"
                 if still
-                else f'<button type="button" class="w {name}" {pick} {title}>{inner}</button>'
+                else f'<button type="button" {kind} {pick} {title}>{inner}</button>'
             )
         place = word.end
     out.append(escape(told.text[place:]))
@@ -113,9 +143,9 @@ def legend() -> str:
     """What shade and line mean, in words."""
     samples = "".join(f'<span class="w {name}">{name}</span>' for name in LEVELS[:2])
     return (
-        '<div class="legend"><span>Least grounded quarter and second quarter of a text’s'
-        f" words:</span> {samples} <span><s>object</s><sup>✗</sup> not in the photo (known for the"
-        " samples)</span></div>"
+        '<div class="legend"><span>Objects with a chance below ½ and below ¾ to be there; by'
+        f" another score a text’s least grounded quarters:</span> {samples} <span><s>object</s>"
+        "<sup>✗</sup> not in the photo (known for the samples)</span></div>"
     )
 
 

@@ -9,6 +9,8 @@ from typing import Any
 
 from lvlm_eval import pope
 from lvlm_eval.coco import Truth, photos_in, read_truth, truth_of
+from lvlm_eval.ended import cut_in, is_cut
+from lvlm_eval.other_truth import IDS, OBJECTS, voc_files
 from lvlm_eval.records import by_id, read, read_json
 from lvlm_fix.errors import DataError, ImageError
 from lvlm_fix.images import open_image
@@ -37,6 +39,7 @@ def check(paths: Iterable[Path]) -> list[dict[str, Any]]:
         rows.append(row)
         try:
             kind, found = _read(path)
+            cut = _cut(found, path) if kind in ("captions", "answers") else []
         except (DataError, ImageError) as error:
             row["error"] = str(error)
             continue
@@ -55,6 +58,7 @@ def check(paths: Iterable[Path]) -> list[dict[str, Any]]:
         elif kind == "captions":
             captioned.append((row, found))
             row["odd"] += _told(found)
+        row["odd"] += cut
     for row, found in captioned:
         if truth:
             row["odd"] += _some("captions of photos without truth", found.keys() - truth.keys())
@@ -74,7 +78,7 @@ def check(paths: Iterable[Path]) -> list[dict[str, Any]]:
 def _read(path: Path) -> tuple[str, Any]:
     """The kind of a file or folder, and what its reader makes of it."""
     if path.is_dir():
-        if (path / "annotations").is_dir():
+        if (path / "annotations").is_dir() or voc_files(path):
             return "truth", truth_of(path, None)
         found = photos_in(path)
         if not found:
@@ -85,8 +89,13 @@ def _read(path: Path) -> tuple[str, Any]:
     if _objects(path):
         return "truth", read_truth(path)
     first = (records := read(path))[0]
+    texts = {"caption", "text", "answer", "question", "response", "prediction"} & first.keys()
+    if not texts and first.keys() & {*OBJECTS} and first.keys() & {*IDS}:
+        return "truth", read_truth(path)
     if "label" in first and "image" in first:
         return "questions", pope.read_questions(path)
+    if {"question_id", "image_id"} <= first.keys() and "caption" not in first:  # of `eval run pope`
+        return "answers", pope.read_answers(path)
     if "image_id" in first or "caption" in first or "image" in first:
         return "captions", by_id(records, CAPTION_IDS, CAPTIONS, path)
     if "question_id" in first or "id" in first:
@@ -98,13 +107,15 @@ def _read(path: Path) -> tuple[str, Any]:
 
 
 def _objects(path: Path) -> bool:
-    """Whether a file is one JSON object of number -> list."""
+    """Whether a file is one JSON object of number -> list, or annotations of COCO's kind."""
     try:
         whole = read_json(path)
     except DataError:  # JSON lines or a table, or a fault that the reader names
         return False
     if not isinstance(whole, dict) or not whole:
         return False
+    if isinstance(whole.get("categories"), list) and "annotations" in whole:
+        return True
     return all(key.isdecimal() and isinstance(value, list) for key, value in whole.items())
 
 
@@ -129,6 +140,12 @@ def _told(captions: Mapping[int, str]) -> Odd:
     empty = [key for key, text in captions.items() if not text.strip()]
     silent = [key for key, text in captions.items() if text.strip() and not nodes(text)]
     return _some("empty captions", empty) + _some("captions that name no object", silent)
+
+
+def _cut(texts: Iterable[int], path: Path) -> Odd:
+    cut_in(records := read(path), path)
+    cut = [key for key, record in zip(texts, records, strict=True) if is_cut(record)]
+    return _some("texts cut at the token limit", cut)
 
 
 def _some(what: str, found: Collection[Any]) -> Odd:

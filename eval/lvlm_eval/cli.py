@@ -13,14 +13,15 @@ import torch
 import typer
 from accelerate import PartialState
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
 import lvlm_fix as lf
 from lvlm_eval import chair, pope
 from lvlm_eval.check import CAPTION_IDS, CAPTIONS, check
-from lvlm_eval.coco import choose, photos_in, read_ids, truth_of
+from lvlm_eval.coco import choose, read_ids, truth_of
 from lvlm_eval.compare import Run, compare, load, of_captions
+from lvlm_eval.ended import cut_in
+from lvlm_eval.grounded import grounding_command
 from lvlm_eval.options import (
     AsJson,
     BatchSize,
@@ -34,16 +35,16 @@ from lvlm_eval.options import (
     Revision,
     RuleName,
     Seed,
+    SynonymsFile,
     TruthFile,
 )
 from lvlm_eval.records import by_id, read, write
 from lvlm_eval.report import COUNTS, cell, render
-from lvlm_eval.run import Plan, Task, commit_of, draw, run
+from lvlm_eval.run import Plan, Task, draw, run
 from lvlm_eval.serve import asked_of, expand, methods_of, serving
 from lvlm_eval.table import table
 from lvlm_eval.tuning import tune_command
-from lvlm_fix.errors import DataError, SettingError
-from lvlm_fix.families import family_of
+from lvlm_fix.errors import SettingError
 from lvlm_fix.models import DESCRIBE, revision_of
 from lvlm_fix.objects.extract import Dialect
 from lvlm_fix.tools.cli import settings_of
@@ -67,15 +68,13 @@ def score_chair(
     words: Annotated[
         Path | None, typer.Option(help="write the captions with their words, for `heads score`")
     ] = None,
-    synonyms: Annotated[
-        Path | None,
-        typer.Option(help="JSON: a category of the truth -> an object of CHAIR, or null"),
-    ] = None,
+    synonyms: SynonymsFile = None,
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
     """CHAIR of captions."""
-    texts = by_id(read(captions), CAPTION_IDS, CAPTIONS, captions)
+    records = read(captions)
+    texts, cut = by_id(records, CAPTION_IDS, CAPTIONS, captions), cut_in(records, captions)
     known = truth_of(truth, None if truth.is_dir() else truth, _dialect(dialect), synonyms)
     if truth.is_dir() and not any((truth / "annotations").glob("captions_*.json")):
         print(
@@ -85,7 +84,7 @@ def score_chair(
     judged = chair.judge(texts, known, _dialect(dialect))
     if words is not None:
         words.write_text("".join(json.dumps(chair.labelled(one)) + "\n" for one in judged))
-    _show(chair.score(judged, seed), as_json)
+    _show(chair.score(judged, seed) | _cut(cut, len(texts)), as_json)
 
 
 @scores.command("pope")
@@ -106,6 +105,7 @@ def score_pope(
     """POPE of answers; questions without an answer are left out and counted on standard error."""
     asked = pope.read_questions(questions)
     given = pope.read_answers(answers, asked)
+    records = dict(zip(given, read(answers), strict=True))
     if skip_unknown:
         given = {key: text for key, text in given.items() if key in asked}
     disputed: dict[str, int] = {}
@@ -113,6 +113,7 @@ def score_pope(
         asked, apart = pope.corrected(asked, pope.read_questions(corrections).values())
         disputed = {"disputed": len(apart & given.keys())}
         given = {key: text for key, text in given.items() if key not in apart}
+    cut = cut_in([records[key] for key in given], answers)
     rows = pope.columns(asked, given, _rule(rule))
     if unanswered := len(asked) - len(given):
         print(
@@ -125,7 +126,9 @@ def score_pope(
             " rule reads the other way: see --rule strict",
             file=sys.stderr,
         )
-    _show(pope.score(rows, seed) | {"doubtful": misread} | disputed, as_json)
+    _show(
+        pope.score(rows, seed) | {"doubtful": misread} | disputed | _cut(cut, len(given)), as_json
+    )
 
 
 @app.command("check")
@@ -165,10 +168,11 @@ def questions(
     ] = None,
     limit: Limit = None,
     per_photo: Annotated[int, typer.Option(help="yes questions a photo, and as many no")] = 3,
+    synonyms: SynonymsFile = None,
     seed: Seed = 0,
 ) -> None:
     """Generate POPE questions."""
-    known = truth_of(truth, None if truth.is_dir() else truth)
+    known = truth_of(truth, None if truth.is_dir() else truth, synonyms=synonyms)
     chosen = choose(read_ids(ids) if ids else known, limit, seed)
     records = pope.generate(known, chosen, split, seed=seed, per_photo=per_photo)
     write(out, records)
@@ -206,16 +210,17 @@ def run_command(
     ] = None,
     ask: Annotated[
         str | None,
-        typer.Option(help="every method once more, its texts checked: mark, drop or rewrite"),
+        typer.Option(help="run every method again with its texts checked: mark, drop or rewrite"),
     ] = None,
     seed: Seed = 0,
+    synonyms: SynonymsFile = None,
     as_json: AsJson = False,
 ) -> None:
     """Caption or question every photo under every method, in one resumable run."""
     if task not in get_args(Task):
         raise SettingError(f"run takes chair or pope, got {task!r}")
     samples, photos, known = draw(
-        task, data, images, truth, questions or [], ids, split, limit, seed
+        task, data, images, truth, questions or [], ids, split, limit, seed, synonyms
     )
     method = expand(method)
     if ask:
@@ -276,6 +281,7 @@ def compare_command(
     dialect: DialectName = "published",
     rule: RuleName = "published",
     seed: Seed = 0,
+    synonyms: SynonymsFile = None,
     as_json: AsJson = False,
 ) -> None:
     """Every method of a run against the unmodified model, paired over photos, at equal length and
@@ -283,7 +289,7 @@ def compare_command(
     """
     from lvlm_eval import shown
 
-    found = _compared(run, captions or [], truth, _dialect(dialect))
+    found = _compared(run, captions or [], truth, _dialect(dialect), synonyms)
     if picture is not None and not found.captions:
         raise SettingError("--picture shows captions; this run holds answers")
     result = compare(found, _dialect(dialect), _rule(rule), seed)
@@ -313,7 +319,13 @@ def compare_command(
             )
 
 
-def _compared(run: Path | None, captions: list[str], truth: Path | None, dialect: Dialect) -> Run:
+def _compared(
+    run: Path | None,
+    captions: list[str],
+    truth: Path | None,
+    dialect: Dialect,
+    synonyms: Path | None,
+) -> Run:
     """A run folder, or captions that are there already."""
     if run is not None and not captions and truth is None:
         return load(run)
@@ -327,7 +339,8 @@ def _compared(run: Path | None, captions: list[str], truth: Path | None, dialect
         if not equals or name in files:
             raise SettingError(f"--captions takes name=FILE, each name once; got {pair!r}")
         files[name] = Path(path)
-    return of_captions(files, truth_of(truth, None if truth.is_dir() else truth, dialect))
+    known = truth_of(truth, None if truth.is_dir() else truth, dialect, synonyms)
+    return of_captions(files, known)
 
 
 @app.command("table")
@@ -354,90 +367,7 @@ def report(
     print(f"report -> {out}", file=sys.stderr)
 
 
-@app.command("grounding")
-def grounding_command(
-    data: Data,
-    model: Model = "tiny",
-    revision: Revision = None,
-    images: Images = None,
-    truth: TruthFile = None,
-    split: Annotated[str | None, typer.Option(help="a list of DATA/splits.json")] = None,
-    limit: Limit = None,
-    batch_size: Annotated[int, typer.Option(help="captions at a time")] = 8,
-    max_new_tokens: Annotated[int, typer.Option(help="longest text")] = 128,
-    prompt: Annotated[str, typer.Option(help="what to ask for a caption")] = DESCRIBE,
-    seed: Seed = 0,
-    as_json: AsJson = False,
-) -> None:
-    """How well grounding tells invented object words of the model's captions from those in the
-    picture.
-    """
-    import lvlm_fix as lf
-    from lvlm_eval import grounding
-    from lvlm_fix.models import answer_ids, revision_of
-    from lvlm_fix.tools.grounding import ground
-
-    folder = images or next(
-        (data / name for name in ("val2014", "val2017", "images") if (data / name).is_dir()), data
-    )
-    photos, known = photos_in(folder), truth_of(data, truth)
-    wanted = read_ids(f"{data / 'splits.json'}:{split}") if split else set(known) & set(photos)
-    chosen = choose(wanted, limit, seed)
-    if unknown := [key for key in chosen if key not in known or key not in photos]:
-        raise DataError(
-            f"{len(unknown)} photos or their objects are missing (first: {unknown[0]}); see --truth"
-        )
-    loaded, processor = lf.load(model, revision=revision)
-    heads = family_of(loaded).decoder.config.num_attention_heads
-    ks = [2**power for power in range(heads.bit_length()) if 2**power <= heads]
-    found: list[grounding.Mentions] = []
-    for start in track(range(0, len(chosen), batch_size), "captions", console=Console(stderr=True)):
-        batch = chosen[start : start + batch_size]
-        opened = [lf.open_image(photos[key]) for key in batch]
-        texts = answer_ids(
-            loaded, processor, opened, [prompt] * len(batch), max_new_tokens=max_new_tokens
-        )
-        for key, image, ids in zip(batch, opened, texts, strict=True):
-            if not processor.tokenizer.decode(ids, skip_special_tokens=True).strip():  # pyright: ignore[reportAttributeAccessIssue]: of every such processor
-                print(
-                    f"lvlm-fix: the caption of photo {key} is empty and is left out",
-                    file=sys.stderr,
-                )
-                continue
-            found.append(
-                grounding.mentions_of(
-                    key, ground(loaded, processor, image, prompt, ids), known[key], ks
-                )
-            )
-    result: dict[str, Any] = {
-        "model": model,
-        "model_revision": revision_of(loaded),
-        "prompt": prompt,
-        "max_new_tokens": max_new_tokens,
-        "seed": seed,
-        **grounding.score(found, seed),
-        "commit": commit_of(),
-        "command": " ".join(["lvlm-fix", *sys.argv[1:]]),
-    }
-    if as_json:
-        print(json.dumps(result))
-        return
-    shown = Table(
-        "signal",
-        "AUROC",
-        "average precision",
-        title=(
-            f"{result['invented']} of {result['object_words']} object words invented,"
-            f" {result['photos']} photos"
-        ),
-    )
-    for name, figures in result["signals"].items():
-        cells = (
-            f"{figures[part]:.3f} [{figures[f'{part}_ci'][0]:.3f}, {figures[f'{part}_ci'][1]:.3f}]"
-            for part in ("auroc", "average_precision")
-        )
-        shown.add_row(name, *cells)
-    Console().print(shown)
+app.command("grounding")(grounding_command)
 
 
 def _settings(pairs: list[str], methods: list[str]) -> dict[str, str]:
@@ -450,6 +380,13 @@ def _settings(pairs: list[str], methods: list[str]) -> dict[str, str]:
                 f" {', '.join(sorted(named))}"
             )
     return given
+
+
+def _cut(cut: int | None, n: int) -> dict[str, int]:
+    """The texts that were cut at the token limit, where the records say it; warned of."""
+    if cut:
+        print(f"lvlm-fix: {cut} of {n} texts were cut at the token limit", file=sys.stderr)
+    return {} if cut is None else {"cut": cut}
 
 
 def _dialect(name: str) -> Dialect:

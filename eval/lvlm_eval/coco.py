@@ -19,12 +19,14 @@ from typing import Any
 
 from pycocotools.coco import COCO
 
+from lvlm_eval.names import Synonyms, node_names, read_synonyms
+from lvlm_eval.other_truth import IDS, OBJECTS, read_records, read_voc, voc_files
 from lvlm_eval.records import read_json, write_json
 from lvlm_fix.errors import DataError, SettingError
 from lvlm_fix.objects.extract import Dialect, nodes
-from lvlm_fix.objects.vocabulary import NODES
 
 __all__ = [
+    "FOLDERS",
     "Truth",
     "annotated_truth",
     "choose",
@@ -38,10 +40,8 @@ __all__ = [
 Truth = dict[int, frozenset[str]]
 """Image id -> the nodes that are in the picture."""
 
-VOC = {  # the names of PASCAL VOC that COCO has not
-    "aeroplane": "airplane", "diningtable": "dining table", "motorbike": "motorcycle",
-    "pottedplant": "potted plant", "sofa": "couch", "tvmonitor": "tv",
-}  # fmt: skip
+FOLDERS = ("val2014", "val2017", "images", "JPEGImages")
+"""Where a data folder keeps its photos."""
 _PHOTO = re.compile(r"(?:.*_)?0*(\d+)\.(?:jpe?g|png)", re.IGNORECASE)
 
 
@@ -73,77 +73,58 @@ def photos_in(folder: Path) -> dict[int, Path]:
     return found
 
 
-def read_truth(path: Path) -> Truth:
-    """An objects file: one JSON object, image id -> list of nodes.
+def read_truth(path: Path, synonyms: Synonyms | None = None) -> Truth:
+    """An objects file: one JSON object, image id -> list of nodes; or annotations of COCO's kind in
+    one file; or lines of photo and object (`other_truth.read_records`).
 
     Raises:
-        DataError: it is not that, or names an object that is no COCO category.
+        DataError: it is none of these, or names an object that is no COCO category.
     """
-    document = read_json(path)
+    try:
+        document = read_json(path)
+    except DataError as error:
+        try:
+            return read_records(path, synonyms)
+        except DataError as other:
+            raise (error if path.suffix == ".json" else other) from None
+    if isinstance(document, list):
+        return read_records(path, synonyms)
+    if isinstance(document, dict) and {*IDS} & document.keys() and {*OBJECTS} & document.keys():
+        return read_records(path, synonyms)
     if not isinstance(document, dict) or not document:
         raise DataError(f"{path} holds no objects; expected {{image id: [objects]}}")
+    if "annotations" in document or "categories" in document:
+        objects: dict[int, set[str]] = {}
+        _add(objects, path, "published", synonyms)
+        return {key: frozenset(objects[key]) for key in sorted(objects)}
     truth: Truth = {}
     for key, names in document.items():
         if not re.fullmatch("[0-9]{1,30}", key) or not isinstance(names, list):
             raise DataError(f"{path}: entry {key!r} is not an image id with a list of objects")
-        found = node_names(map(str, names), path)
+        found = node_names(map(str, names), path, synonyms)
         truth[int(key)] = frozenset(node for node in found.values() if node is not None)
     return truth
-
-
-def node_names(
-    names: Iterable[str], path: Path, synonyms: Mapping[str, str | None] | None = None
-) -> dict[str, str | None]:
-    """Category -> node of CHAIR, whatever its capitals, and VOC's names too; None: to be left out.
-
-    Raises `DataError` naming the categories that are no object of CHAIR and have no synonym.
-    """
-    found: dict[str, str | None] = {}
-    unknown = list[str]()
-    for name in dict.fromkeys(names):
-        lower = name.lower().replace("_", " ").strip()
-        lower = VOC.get(lower, lower)
-        if synonyms and name in synonyms:
-            found[name] = synonyms[name]
-        elif lower in NODES:
-            found[name] = lower
-        elif re.fullmatch("[a-z ]+", lower) and len(named := set(nodes(lower))) == 1:
-            found[name] = named.pop()
-        else:
-            unknown.append(name)
-    if unknown:
-        raise DataError(
-            f"{path}: {', '.join(map(repr, unknown[:5]))} "
-            f"{'is' if len(unknown) == 1 else 'are'} no object of CHAIR; say which it is, or null, "
-            "in a file for --synonyms"
-        )
-    return found
-
-
-def read_synonyms(path: Path | None) -> dict[str, str | None]:
-    """Category -> node, or null. Raises `DataError`."""
-    document = {} if path is None else read_json(path)
-    if not isinstance(document, dict) or not set(document.values()) <= {*NODES, None}:
-        raise DataError(f"{path} is no JSON object of category -> object of CHAIR, or null")
-    return document
 
 
 def truth_of(
     data: Path, file: Path | None, dialect: Dialect = "published", synonyms: Path | None = None
 ) -> Truth:
-    """The truth from an objects file if one is given, else from the annotations of a
-    COCO folder.
+    """The truth from an objects file if one is given, else from the annotations of a COCO folder,
+    or of a VOC folder.
     """
     if file is not None:
-        return read_truth(file)
-    return annotated_truth(data, dialect, synonyms=read_synonyms(synonyms))
+        return read_truth(file, read_synonyms(synonyms))
+    known = read_synonyms(synonyms)
+    if not _instances(data) and (files := voc_files(data)):
+        return read_voc(files, known)
+    return annotated_truth(data, dialect, synonyms=known)
 
 
 def annotated_truth(
     data: Path,
     dialect: Dialect = "published",
     cache: Path | None = None,
-    synonyms: Mapping[str, str | None] | None = None,
+    synonyms: Synonyms | None = None,
 ) -> Truth:
     """Instances and reference captions of a COCO folder; kept in `cache` (default: the user's cache
     folder).
@@ -151,16 +132,13 @@ def annotated_truth(
     Raises:
         DataError: the folder has no annotations, or they cannot be read.
     """
-    files = sorted(
-        path
-        for kind in ("instances", "captions")
-        for path in (data / "annotations").glob(f"{kind}_*.json")
-    )
-    if not any(path.name.startswith("instances_") for path in files):
+    files = _instances(data)
+    if not files:
         raise DataError(
-            f"no annotations/instances_*.json in {str(data)!r}; give a COCO folder or an objects"
-            " file"
+            f"no annotations/instances_*.json (COCO) and no Annotations/*.xml (VOC) in "
+            f"{str(data)!r}; give such a folder or an objects file"
         )
+    files = sorted([*files, *(data / "annotations").glob("captions_*.json")])
     stamps = [f"{path.resolve()} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in files]
     digest = hashlib.sha256(
         "\n".join([dialect, "2", repr(synonyms or {}), *stamps]).encode()
@@ -173,6 +151,10 @@ def annotated_truth(
         _add(objects, path, dialect, synonyms)
     write_json(cached, {str(key): sorted(objects[key]) for key in sorted(objects)})
     return {key: frozenset(objects[key]) for key in sorted(objects)}
+
+
+def _instances(data: Path) -> list[Path]:
+    return sorted((data / "annotations").glob("instances_*.json"))
 
 
 def read_ids(spec: str) -> list[int]:
@@ -214,7 +196,7 @@ def _add(
     objects: dict[int, set[str]],
     path: Path,
     dialect: Dialect,
-    synonyms: Mapping[str, str | None] | None,
+    synonyms: Synonyms | None,
 ) -> None:
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # pycocotools reports on standard output
@@ -229,8 +211,14 @@ def _add(
         named = {key: str(category["name"]) for key, category in coco.cats.items()}
         if "caption" not in annotations[0] and not named:
             raise DataError(f"{path} has no list of categories")
+        if any("neg_category_ids" in image for image in coco.imgs.values()):
+            raise DataError(
+                f"{path} is of LVIS, which looks for some categories in some photos: what nobody "
+                "looked for would count as invented; expected COCO's instances of these photos, "
+                "whose ids are the same"
+            )
         used = {named[one["category_id"]] for one in annotations if "caption" not in one}
-        objects_of = node_names(used, path, synonyms)
+        objects_of = node_names(sorted(used), path, synonyms)
         for image_id in coco.imgs:
             objects.setdefault(int(image_id), set())
         for annotation in annotations:

@@ -9,6 +9,7 @@ from typing import Any
 
 from lvlm_eval import chair, pope
 from lvlm_eval.chair.score import Judgement, columns, cut, none_if_nan
+from lvlm_eval.ended import cut_in
 from lvlm_eval.fair import distances, is_control, length_adjusted
 from lvlm_eval.records import Record, by_id, read, read_json
 from lvlm_eval.run import stem
@@ -33,6 +34,8 @@ class Run:
     captions: Mapping[str, Mapping[int, str]]
     questions: Mapping[str, Mapping[int, pope.Question]]
     answers: Mapping[str, Mapping[str, Mapping[int, str]]]
+    cut: Mapping[str, Mapping[str, int | None]]
+    """By split ("" for captions) and method: texts cut at the token limit; None: not recorded."""
 
     @property
     def methods(self) -> list[str]:
@@ -50,6 +53,12 @@ class Run:
     def judgements(self, method: str, dialect: Dialect = "published") -> list[Judgement]:
         """The captions of a method, judged."""
         return chair.judge(self.captions[method], self.truth(), dialect)
+
+    def cut_of(self, method: str, split: str | None = None) -> int | None:
+        """How many texts of a method, of a split or of all, the token limit cut; None: unknown."""
+        splits = self.cut.values() if split is None else [self.cut[split]]
+        counts = [counts[method] for counts in splits]
+        return None if None in counts else sum(filter(None, counts))
 
     def truth(self) -> dict[int, frozenset[str]]:
         """The objects of every photo of the run."""
@@ -69,18 +78,22 @@ def load(folder: Path) -> Run:
     captions: dict[str, dict[int, str]] = {}
     questions: dict[str, dict[int, pope.Question]] = {}
     answers: dict[str, dict[str, dict[int, str]]] = {}
+    cut: dict[str, dict[str, int | None]] = {split: {} for split in record["samples"]}
     for method in record["methods"]:
         if record["task"] == "chair":
             path = _finished(folder / f"{stem(method)}.jsonl")
-            captions[method] = by_id(read(path), ("image_id",), ("caption",), path)
+            records = read(path)
+            captions[method] = by_id(records, ("image_id",), ("caption",), path)
+            cut[""][method] = cut_in(records, path)
             _same(path, list(captions[method]), record["image_ids"])
             continue
         for split in record["samples"]:
             questions.setdefault(split, pope.read_questions(folder / f"questions.{split}.jsonl"))
             path = _finished(folder / f"{stem(method)}.{split}.jsonl")
             answers.setdefault(split, {})[method] = pope.read_answers(path)
+            cut[split][method] = cut_in(read(path), path)
             _same(path, list(answers[split][method]), list(questions[split]))
-    return Run(folder, record, captions, questions, answers)
+    return Run(folder, record, captions, questions, answers, cut)
 
 
 def compare(
@@ -111,7 +124,8 @@ def compare(
         judged = {method: run.judgements(method, dialect) for method in run.methods}
         rows = {method: columns(judgements) for method, judgements in judged.items()}
         out["methods"] = {
-            method: chair.score(judgements, seed) for method, judgements in judged.items()
+            method: {**chair.score(judgements, seed), "cut": run.cut_of(method)}
+            for method, judgements in judged.items()
         }
         pairs = {method: (rows[method], rows[BASE]) for method in others}
         out["differences"] = _differences(pairs, chair.figures, seed)
@@ -124,7 +138,10 @@ def compare(
         counts = {method: pope.columns(asked, answers[method], rule) for method in run.methods}
         pairs = {method: (counts[method], counts[BASE]) for method in others}
         part = {
-            "methods": {method: pope.score(count, seed) for method, count in counts.items()},
+            "methods": {
+                method: {**pope.score(count, seed), "cut": run.cut_of(method, split)}
+                for method, count in counts.items()
+            },
             "differences": _differences(pairs, pope.figures, seed),
         }
         part |= {"control": control(part["methods"])}
@@ -141,10 +158,12 @@ def of_captions(
     Raises:
         DataError: a file is damaged, or holds other photos than the first.
     """
-    captions = {
-        BASE if number == 0 else name: by_id(read(path), ("image_id",), ("caption",), path)
-        for number, (name, path) in enumerate(files.items())
-    }
+    captions: dict[str, dict[int, str]] = {}
+    cut: dict[str, int | None] = {}
+    for number, (name, path) in enumerate(files.items()):
+        method, records = BASE if number == 0 else name, read(path)
+        captions[method] = by_id(records, ("image_id",), ("caption",), path)
+        cut[method] = cut_in(records, path)
     ids = sorted(captions[BASE])
     for path, found in zip(files.values(), captions.values(), strict=True):
         _same(path, sorted(found), ids)
@@ -154,7 +173,7 @@ def of_captions(
         "task": "chair", "model": model, "methods": list(captions), "image_ids": ids,
         "objects": objects,
     }  # fmt: skip
-    return Run(Path(), record, ordered, {}, {})
+    return Run(Path(), record, ordered, {}, {}, {"": cut})
 
 
 def _fair(run: Run, rows: Mapping[str, Array], dialect: Dialect, seed: int) -> dict[str, Any]:

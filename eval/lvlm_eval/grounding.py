@@ -1,5 +1,5 @@
 """How well a word's signals tell invented object words from those in the picture, with CHAIR's
-labels.
+labels, and what each adds to the place of the word in the text.
 
 Invented is the positive class and a *low* signal speaks for it. Photos are resampled, not words:
 the words of one caption depend on each other.
@@ -12,15 +12,27 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lvlm_eval.roc import Places, Ranked, out_of_fold
 from lvlm_eval.stats import Array, interval
 from lvlm_fix.errors import DataError
+from lvlm_fix.grounding.formulas import t_vhd
+from lvlm_fix.grounding.found import SIGNALS, Grounding, pooled
 from lvlm_fix.objects.extract import Dialect, mentions
-from lvlm_fix.tools.grounding import Grounding, t_vhd
 
-__all__ = ["Mentions", "auroc", "average_precision", "mentions_of", "score"]
+__all__ = ["BIN", "COMBINED", "Mentions", "mentions_of", "score"]
 
 DRAWS = 1000
 """Resamples of an interval; ours."""
+BIN = 4
+"""Words of a bin of place; ours."""
+COMBINED = (
+    ("ask", "place"),
+    ("ask", "log_probability"),
+    ("ask", "image_gain"),
+    ("ask", "log_probability", "place"),
+    ("ic", "log_probability", "place"),
+)
+"""All combinations that are tried; ours, written down before they were measured."""
 
 
 @dataclass(frozen=True)
@@ -43,50 +55,32 @@ def mentions_of(
 ) -> Mentions:
     """Labels and signals of a measured caption's object words.
 
-    `position` is a control that needs no model: words further back count as more invented.
+    `place` is a control that needs no model: words further back count as more invented.
     """
     named = mentions(found.text, dialect)
     spans = [
         slice(found.words[one.first].tokens[0], found.words[one.last].tokens[1]) for one in named
     ]
-    signals = {
-        f"t_vhd k={k}": tuple(float(t_vhd(found.vhd[span], k).mean()) for span in spans) for k in ks
-    }
-    signals["log_probability"] = tuple(float(found.log_probability[span].sum()) for span in spans)
-    signals["image_gain"] = tuple(float(found.image_gain[span].sum()) for span in spans)
-    signals["position"] = tuple(-float(one.first) for one in named)
+    signals = {"place": tuple(-float(one.first) for one in named)}
+    if found.ask is not None:
+        signals["ask"] = tuple(found.ask[one.first] for one in named)
+    for k in ks:
+        signals[f"t_vhd k={k}"] = tuple(float(t_vhd(found.vhd[span], k).mean()) for span in spans)
+    for name in SIGNALS:
+        if name in found.signals and name != "t_vhd":
+            values = found.by_token(name)
+            signals[name] = tuple(pooled(name, values[span]) for span in spans)
     return Mentions(image_id, tuple(one.node not in truth for one in named), signals)
 
 
-def auroc(positive: Array, values: Array, weights: Array) -> float:
-    """Chance that a positive has a lower value than a negative, ties counting half; NaN without
-    both kinds.
-    """
-    ups, downs = _by_value(positive, values, weights)
-    below = np.cumsum(downs) - downs  # negatives with a lower value
-    total = ups.sum() * downs.sum()
-    return float(1 - (ups * (below + downs / 2)).sum() / total) if total else float("nan")
+def score(
+    captions: Sequence[Mentions], seed: int = 0, draws: int = DRAWS, width: int = BIN
+) -> dict[str, object]:
+    """Figures of every signal with 95 % intervals over photos, and the counts.
 
-
-def average_precision(positive: Array, values: Array, weights: Array) -> float:
-    """Mean precision at each positive, lowest values first; ties enter together. NaN without
-    positives.
-    """
-    ups, downs = _by_value(positive, values, weights)
-    taken, right = np.cumsum(ups + downs), np.cumsum(ups)
-    precision = np.divide(right, taken, out=np.zeros_like(right), where=taken > 0)
-    return float((precision * ups).sum() / ups.sum()) if ups.sum() else float("nan")
-
-
-def _by_value(positive: Array, values: Array, weights: Array) -> tuple[Array, Array]:
-    """Weight of positives and of negatives at each different value, lowest first."""
-    _, place = np.unique(values, return_inverse=True)
-    up, down = (np.bincount(place, weights * kind) for kind in (positive, 1 - positive))
-    return up.astype(np.float64), down.astype(np.float64)
-
-
-def score(captions: Sequence[Mentions], seed: int = 0, draws: int = DRAWS) -> dict[str, object]:
-    """AUROC and average precision per signal with 95 % intervals over photos, and the counts.
+    Per signal: AUROC, average precision, AUROC within bins of `width` words of place, and the gain:
+    AUROC of a fit to place and signal, on photos that it was not fitted to, less that of place.
+    Combinations of `COMBINED` whose signals were measured have the same figures.
 
     Raises:
         DataError: no object word was invented, or none is in the picture.
@@ -105,20 +99,53 @@ def score(captions: Sequence[Mentions], seed: int = 0, draws: int = DRAWS) -> di
         ].astype(np.float64)
         for _ in range(draws)
     ]
-    once = np.ones_like(invented)
+    columns = {
+        name: np.array([value for one in captions for value in one.signals[name]])
+        for name in captions[0].signals
+    }
+    place = columns["place"]
+    judge = _Judge(invented, place, (-place // width).astype(np.int64), drawn)
     signals: dict[str, object] = {}
-    for name in captions[0].signals:
-        values = np.array([value for one in captions for value in one.signals[name]])
-        figures = {}
-        for label, figure in (("auroc", auroc), ("average_precision", average_precision)):
-            figures[label] = figure(invented, values, once)
-            figures[f"{label}_ci"] = list(
-                interval([figure(invented, values, weights) for weights in drawn])
-            )
-        signals[name] = figures
+    for name, values in columns.items():
+        pair = place
+        if name != "place":
+            pair = out_of_fold(np.stack((place, values), 1), invented, photo, seed)
+        signals[name] = judge.figures(values, pair)
+    combined: dict[str, object] = {}
+    for names in COMBINED:
+        if set(names) <= columns.keys():
+            fit = out_of_fold(np.stack([columns[n] for n in names], 1), invented, photo, seed)
+            combined["+".join(names)] = judge.figures(fit, fit)
     return {
         "photos": len(captions),
         "object_words": len(invented),
         "invented": int(invented.sum()),
+        "bin_words": width,
         "signals": signals,
+        "combined": combined,
     }
+
+
+@dataclass(frozen=True)
+class _Judge:
+    """Figures of one score, on the words as they are and on every resample."""
+
+    invented: Array
+    place: Array
+    bins: Places
+    drawn: Sequence[Array]
+
+    def figures(self, values: Array, pair: Array) -> dict[str, object]:
+        """Figures with intervals; `pair` is the fit to the score and place."""
+        whole, within = Ranked(self.invented, values), Ranked(self.invented, values, self.bins)
+        both, alone = Ranked(self.invented, pair), Ranked(self.invented, self.place)
+        found: dict[str, object] = {}
+        for name, figure in (
+            ("auroc", whole.auroc),
+            ("average_precision", whole.average_precision),
+            ("within_bins", within.auroc),
+            ("gain", lambda weights: both.auroc(weights) - alone.auroc(weights)),
+        ):
+            found[name] = figure(np.ones_like(self.invented))
+            found[f"{name}_ci"] = list(interval([figure(weights) for weights in self.drawn]))
+        return found

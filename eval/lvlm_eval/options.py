@@ -9,7 +9,7 @@ import typer
 
 __all__ = [
     "AsJson", "BatchSize", "Data", "DialectName", "Ids", "Images", "Limit", "Model", "Prompt",
-    "Revision", "RuleName", "Seed", "TruthFile",
+    "Revision", "RuleName", "Seed", "SynonymsFile", "TruthFile",
 ]  # fmt: skip
 
 AsJson = Annotated[bool, typer.Option("--json", help="print one JSON document on standard output")]
@@ -24,7 +24,11 @@ Images = Annotated[
 TruthFile = Annotated[
     Path | None, typer.Option(help="objects file; default: the annotations of DATA")
 ]
-Limit = Annotated[int | None, typer.Option(help="draw so many photos by the seed")]
+SynonymsFile = Annotated[
+    Path | None,
+    typer.Option(help="JSON: a category of the truth -> an object of CHAIR, or null"),
+]
+Limit = Annotated[int | None, typer.Option(help="draw this many photos, by the seed")]
 Seed = Annotated[int, typer.Option(help="of the subset, the questions and the bootstrap")]
 Ids = Annotated[str | None, typer.Option(help="file.json or file.json:name")]
 BatchSize = Annotated[int, typer.Option(help="samples at a time")]

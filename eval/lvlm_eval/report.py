@@ -22,13 +22,18 @@ from lvlm_fix.objects.extract import Dialect
 
 __all__ = ["COUNTS", "cell", "changed_most", "render"]
 
-COUNTS = frozenset({"n", "length", "unreadable", "doubtful", "disputed", "tp", "fp", "tn", "fn"})
+COUNTS = frozenset(
+    {"n", "length", "cut", "unreadable", "doubtful", "disputed", "tp", "fp", "tn", "fn"}
+)
 """Figures that are no shares."""
 _SHOWN = {
-    "chair": ("chair_s", "chair_i", "recall", "precision", "f1", "length", "distinct_3"),
-    "pope": ("accuracy", "precision", "recall", "f1", "yes_ratio", "unreadable"),
+    "chair": ("chair_s", "chair_i", "recall", "precision", "f1", "length", "distinct_3", "cut"),
+    "pope": ("accuracy", "precision", "recall", "f1", "yes_ratio", "unreadable", "cut"),
 }
-_PERCENT = "<small>Percent; 95 % bootstrap intervals over photos.</small>"
+_PERCENT = (
+    "<small>Percent; 95 % bootstrap intervals over photos; cut: texts that had not ended at the"
+    " token limit.</small>"
+)
 _POINTS = "<small>Points; p after Holm's correction over methods.</small>"
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 76rem; margin: 2rem auto; padding: 0 1.5rem;
@@ -145,7 +150,7 @@ def _figures(methods: Mapping[str, Mapping[str, Any]], shown: Sequence[str]) -> 
     head = "".join(f"<th>{name.replace('_', ' ')}" for name in shown)
     rows = "".join(
         f"<tr><td>{escape(method)}<td>{figures['n']}"
-        + "".join(f"<td>{cell(name, figures[name], figures['ci'][name])}" for name in shown)
+        + "".join(f"<td>{cell(name, figures[name], figures['ci'].get(name))}" for name in shown)
         for method, figures in methods.items()
     )
     return f'<div class="wide"><table><tr><th>method<th>n{head}</tr>{rows}</table></div>{_PERCENT}'

@@ -1,7 +1,8 @@
 """Runs: every sample under every method, written as it goes, resumable after a kill at any moment.
 
 A run folder holds `run.json` (what was asked, of what, with which versions), `<method>.jsonl` for
-captions or `<method>.<split>.jsonl` for answers, the questions as `questions.<split>.jsonl`, and
+captions or `<method>.<split>.jsonl` for answers (each says in `ended` whether the model ended the
+text, `end`, or the token limit, `limit`), the questions as `questions.<split>.jsonl`, and
 `parts/` while it lasts.
 
 The batch is the unit of work, and is served under one method after the other, so that what they
@@ -28,15 +29,16 @@ from rich.console import Console
 from rich.progress import Progress
 
 from lvlm_eval import pope
-from lvlm_eval.coco import Truth, choose, photos_in, read_ids, truth_of
+from lvlm_eval.coco import FOLDERS, Truth, choose, photos_in, read_ids, truth_of
+from lvlm_eval.ended import Said
 from lvlm_eval.records import Record, append, dumps, finished, read_json, write, write_json
 from lvlm_fix.errors import DataError, SettingError
 
 __all__ = ["Plan", "Serve", "Task", "Texts", "draw", "run", "stem"]
 
 Task = Literal["chair", "pope"]
-Texts = Callable[[str], list[str]]
-"""Method as on the command line -> a text per photo and prompt of the batch."""
+Texts = Callable[[str], list[Said]]
+"""Method as on the command line -> what is said per photo and prompt of the batch."""
 Serve = Callable[[Sequence[Path], Sequence[str]], AbstractContextManager[Texts]]
 """Photos and prompts of one batch -> its `Texts`, while the block lasts."""
 Batch = list[list[Record]]
@@ -200,7 +202,7 @@ def run(
                     answered = zip(batch, texts(method), strict=True)
                     append(
                         own[method],
-                        [_result(record, text) for ask, text in answered for record in ask],
+                        [_result(record, said) for ask, said in answered for record in ask],
                     )
                     progress.advance(bar, len(batch))
     wait()
@@ -227,6 +229,7 @@ def draw(
     split: str | None,
     limit: int | None,
     seed: int,
+    synonyms: Path | None = None,
 ) -> tuple[dict[str, list[Record]], dict[int, Path], Truth]:
     """The samples of a run by split, all photos there are, and the objects in them, as `eval run`
     describes them.
@@ -234,13 +237,12 @@ def draw(
     Raises:
         DataError: photos, objects, questions or ids are missing or damaged.
     """
-    folder = images or next(
-        (data / name for name in ("val2014", "val2017", "images") if (data / name).is_dir()), data
-    )
+    folder = images or next((data / name for name in FOLDERS if (data / name).is_dir()), data)
     photos = photos_in(folder)
     listed = f"{data / 'splits.json'}:{split}" if split else ids
     wanted = read_ids(listed) if listed else None
-    known = truth_of(data, truth) if task == "chair" or not questions or truth else {}
+    needed = task == "chair" or not questions or truth
+    known = truth_of(data, truth, synonyms=synonyms) if needed else {}
     samples: dict[str, list[Record]] = {}
     for name, path in _splits(questions).items():
         asked = pope.read_questions(path)
@@ -312,13 +314,14 @@ def _begin(plan: Plan, out: Path) -> None:
     write_json(path, new)
 
 
-def _result(record: Record, text: str) -> Record:
+def _result(record: Record, said: Said) -> Record:
     kind = {"question_id": record["question_id"]} if "question" in record else {}
     return {
         "split": record["split"],
         **kind,
         "image_id": record["image_id"],
-        "text" if kind else "caption": text,
+        "text" if kind else "caption": said.text,
+        "ended": said.ended,
     }
 
 

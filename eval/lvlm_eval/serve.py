@@ -16,14 +16,16 @@ from transformers import PreTrainedModel, ProcessorMixin
 
 import lvlm_fix as lf
 from lvlm_eval.compare import CONTROL
+from lvlm_eval.ended import Said
 from lvlm_eval.run import Serve, Texts
 from lvlm_fix.ask.asked import Asked, asked_by
 from lvlm_fix.core.at import closure
 from lvlm_fix.errors import SettingError
 from lvlm_fix.families import family_of
 from lvlm_fix.method import Method
-from lvlm_fix.models import prepare
-from lvlm_fix.watches import TowerLooks
+from lvlm_fix.models import end_tokens, prepare
+from lvlm_fix.vectors.steers import Steers
+from lvlm_fix.watches import ClsRows
 
 __all__ = ["asked_of", "expand", "methods_of", "seen_anew", "seen_once", "serving"]
 
@@ -34,12 +36,14 @@ ASK = "ask"
 
 def expand(specs: Sequence[str]) -> list[str]:
     """Methods with a range written out: "random-heads:seed=0..2" is three; "all" is every method
-    but the control.
+    but random heads, and those that need a file of vectors.
     """
     out: list[str] = []
     for spec in specs:
         if spec == "all":
-            out += ["none", *(name for name in lf.METHODS if name != CONTROL)]
+            kinds = lf.METHODS.items()
+            own = (name for name, kind in kinds if name != CONTROL and not issubclass(kind, Steers))
+            out += ["none", *own]
             continue
         match = re.search(r"=(\d+)\.\.(\d+)(?=$|[,+])", spec)
         if match is None:
@@ -102,6 +106,7 @@ def serving(
     """
 
     depth = len(family_of(model).layers)
+    ends = end_tokens(model)
 
     @contextmanager
     def serve(paths: Sequence[Path], prompts: Sequence[str]) -> Generator[Texts]:
@@ -111,18 +116,25 @@ def serving(
         generate: Any = model.generate
 
         @torch.no_grad()
-        def texts(spec: str) -> list[str]:
+        def texts(spec: str) -> list[Said]:
             options: dict[str, Any] = {"do_sample": False, "max_new_tokens": max_new_tokens}
-            if asked and (check := asked[spec]) is not None:
+            check = asked[spec] if asked else None
+            if check is not None:
                 options["custom_generate"] = check
             watches = (w for method in methods[spec] for w in method.watches(depth))
-            watched = any(isinstance(watch, TowerLooks) for watch in closure(watches))
+            watched = any(isinstance(watch, ClsRows) for watch in closure(watches))
             seeing = seen_anew(model) if watched else nullcontext()
             with seeing, lf.fix(model, methods[spec]) if methods[spec] else nullcontext():
-                ids = generate(**inputs, **options)
+                ids = generate(**inputs, **options)[:, start:].tolist()
+            if check is not None:  # a checked text may be shorter than what was written
+                ended = [one.ended for one in check.checked]
+            else:
+                ended = [not ends.isdisjoint(row) for row in ids]
             return [
-                text.strip()
-                for text in processor.batch_decode(ids[:, start:], skip_special_tokens=True)
+                Said(text.strip(), "end" if end else "limit")
+                for text, end in zip(
+                    processor.batch_decode(ids, skip_special_tokens=True), ended, strict=True
+                )
             ]
 
         with seen_once(model):

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lvlm_eval.compare import CONTROL
+from lvlm_eval.ended import cut_line
 from lvlm_eval.report import cell
 from lvlm_fix.errors import DataError
 
@@ -24,7 +25,8 @@ _MARKS = "osD^vP"
 def show(result: Mapping[str, Any], console: Console) -> None:
     """The figures that matter first, then the differences, then what follows from them."""
     draws = [name for name in result["methods"] if name.partition(":")[0] == CONTROL]
-    methods = {k: v for k, v in result["methods"].items() if len(draws) < 2 or k not in draws}
+    draws = draws if len(draws) > 1 else []
+    methods = {k: v for k, v in result["methods"].items() if k not in draws}
     names = ("chair_i", "recall", "f1", "length", "distinct_3")
     rows = {
         method: [cell(name, found[name], found["ci"][name]) for name in names[:2]]
@@ -33,6 +35,7 @@ def show(result: Mapping[str, Any], console: Console) -> None:
     }
     _print(console, "percent but words; 95 % intervals over photos",
            ["CHAIR_I", "recall", "F1", "words", "distinct_3"], rows)  # fmt: skip
+    console.print(f"{cut_line(result['methods'], draws)}.", markup=False, highlight=False)
     if not result["differences"]:
         return
     rows = {}

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lvlm_eval.compare import CONTROL, Run, compare
+from lvlm_eval.ended import cut_line
 from lvlm_eval.report import cell
 from lvlm_fix.errors import DataError
 
@@ -56,6 +57,9 @@ def table(*runs: Run) -> str:
         ]
         lines.append(f"| `{CONTROL}`, {len(draws)} draws | {' | '.join(cells)} |")
     lines += ["", f"{counts}; percent but length; 95 % intervals over photos."]
+    for run in runs:
+        task = run.record["task"]
+        lines.append(f"{task.upper()}: {cut_line(results[task]['methods'], run.draws)}.")
     for task, figures in shown.items():
         lines += [
             f"`{method}` against {found['draws']} draws of random heads, {figures[name]}:"

@@ -132,6 +132,7 @@ class Asked:
             about = given | {"input_ids": input_ids}
             odds = self._answers(asker, about, rows, len(input_ids) // len(rows))
         said = [self._text(asker, row) for row in rows]
+        ended = [not ends.isdisjoint(row) for row in rows]
         if self.use == "drop":
             rows = [
                 self._dropped(asker, row, text, found, ends)
@@ -139,8 +140,8 @@ class Asked:
             ]
         self.checked = [
             Checked(text := self._text(asker, row), before, tuple(self._find(text)), found,
-                    self.threshold)
-            for row, before, found in zip(rows, said, odds, strict=True)
+                    self.threshold, end)
+            for row, before, found, end in zip(rows, said, odds, ended, strict=True)
         ]  # fmt: skip
         out = _joined(input_ids, rows, pad)
         if generation_config.return_dict_in_generate:

@@ -23,6 +23,7 @@ class Checked:
     spots: tuple[Spot, ...]  # object words of `text`
     odds: Answers  # of every object asked about, dropped ones too
     threshold: float
+    ended: bool = True  # by the model; False: cut at the token limit
 
     @property
     def doubtful(self) -> tuple[Spot, ...]:

@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from lvlm_fix.core.attached import Attached
+from lvlm_fix.core.attention import Tap
 from lvlm_fix.core.text import Pass, State, Text
 from lvlm_fix.families import Family
 
@@ -101,7 +102,7 @@ class Host:
     family: Family
     layers: frozenset[int]  # in which methods that declare it act
     unedited: Callable[[], Any]  # a context in which passes of the model are left alone
-    taps: list[Callable[[int, Tensor], None]]  # called with layer and head outputs in such a pass
+    taps: list[Tap]  # what serves as attention in such a pass, the last one outermost
     running: Callable[[], bool]  # whether a pass runs in which methods may act
     aside: Callable[[], bool]  # whether a pass runs beside it, in which nothing acts
     remember: bool  # weights and adapters stay as they are while the fix runs

@@ -1,27 +1,19 @@
-"""Attention by rows: what the wrapped implementation computed, with a few rows redone.
-
-The wrapped implementation (SDPA, Flash, flex, eager) serves every row of a prefill. For the rows
-that an edit touches, logits and weights are recomputed in plain products and only the *difference*
-`(A' − A)·V` is added: nothing of size query × key is held for the rows of the image. A decoding
-step has one row: where it is edited, `A'·V` is all there is.
-"""
+"""The attention function that is registered with the model, in front of the wrapped one."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
-import torch
-from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from torch.nn.attention.flex_attention import BlockMask
 
-from lvlm_fix.errors import ModelError
 from lvlm_fix.private import implementation, register_attention
 
-__all__ = ["register", "row_logits", "row_options", "weigh"]
+__all__ = ["PREFIX", "SITE", "Attend", "Tap", "register"]
 
 Attend = Callable[..., tuple[Tensor, Tensor | None]]
+# a layer and its attention function -> the function that serves in its place
+Tap = Callable[[int, Attend], Attend]
 # the attribute of an attention module that holds the running fix; present only while one runs
 SITE = "_lvlm_fix"
 PREFIX = "lvlm_fix_"
@@ -40,101 +32,3 @@ def register(wrapped: str) -> str:
 
     register_attention(name, attention, wrapped)
     return name
-
-
-def row_options(module: nn.Module, kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """What `row_logits` needs to know of one call of the attention interface: scale, cap, window,
-    direction.
-    """
-    causal = kwargs.get("is_causal")
-    return {
-        "scaling": kwargs.get("scaling"),
-        "softcap": kwargs.get("softcap"),
-        "sliding_window": kwargs.get("sliding_window"),
-        "causal": getattr(module, "is_causal", True) if causal is None else causal,
-    }
-
-
-def row_logits(
-    query: Float[Tensor, "batch heads query dim"],
-    key: Float[Tensor, "batch key_heads key dim"],
-    mask: object,
-    rows: Int[Tensor, " query"] | None,
-    length: int,
-    *,
-    scaling: float | None,
-    softcap: float | None = None,
-    sliding_window: int | None = None,
-    causal: bool = True,
-) -> Float[Tensor, "batch heads query key"]:
-    """Attention logits of some rows, after scaling and mask; masked keys hold −inf. Always float32.
-
-    `rows` are the rows' numbers among the `length` queries of this pass (None: all of them); `mask`
-    is whatever the wrapped implementation was given (None, 2-D, 4-D of booleans, 4-D additive, or
-    flex attention's blocks). A `scaling` of None is 1/√dim; rows that are not `causal` see what the
-    mask lets them, ahead too.
-    """
-    batch, heads, n_rows, dim = query.shape
-    key_heads, n_keys = key.shape[1], key.shape[2]
-    scale = dim**-0.5 if scaling is None else scaling
-    # grouped-query without expanding keys, and the scale within the product
-    grouped = query.reshape(batch * key_heads, -1, dim)
-    keys, nothing = key.flatten(0, 1), query[:1, 0, :1, :1]
-    if grouped.shape[1] == 1:  # keys first: on a CPU twice as fast for one row
-        logits = torch.baddbmm(nothing, keys, grouped.mT, beta=0, alpha=scale)
-    else:
-        logits = torch.baddbmm(nothing, grouped, keys.mT, beta=0, alpha=scale)
-    logits = logits.view(batch, heads, n_rows, n_keys).float()
-    if softcap is not None:
-        logits = softcap * torch.tanh(logits / softcap)
-    if isinstance(mask, BlockMask):
-        samples = torch.arange(batch, device=logits.device)[:, None, None, None]
-        asked = torch.arange(length, device=logits.device) if rows is None else rows
-        keys = torch.arange(n_keys, device=logits.device)
-        allowed = mask.mask_mod(samples, torch.zeros_like(samples), asked[:, None], keys)
-        return logits.masked_fill(~allowed, -torch.inf)
-    if mask is not None and not isinstance(mask, Tensor):
-        raise ModelError(
-            f"edits of attention need a mask, found {type(mask).__name__}; load the model with sdpa"
-        )
-    if (
-        mask is None
-        and (length == 1 or not causal)
-        and (sliding_window is None or n_keys <= sliding_window)
-    ):
-        return logits  # one new row sees every key
-    if mask is None or mask.ndim == 2:
-        allowed = _causal(rows, length, n_keys, sliding_window, logits.device) | (not causal)
-        if mask is not None:
-            allowed = allowed & mask[:, None, None, -n_keys:].bool()
-        return logits.masked_fill(~allowed, -torch.inf)
-    some = mask if rows is None else mask.index_select(2, rows)
-    some = some[..., :n_keys]
-    if some.dtype == torch.bool:
-        return logits.masked_fill(~some, -torch.inf)
-    return (
-        logits.masked_fill(some < torch.finfo(some.dtype).min / 2, -torch.inf)
-        + some.clamp_min(-1e4).float()
-    )
-
-
-def _causal(
-    rows: Tensor | None, length: int, n_keys: int, window: int | None, device: torch.device
-) -> Bool[Tensor, "1 1 query key"]:
-    """Which keys the rows may see: itself and those before it, within the window."""
-    rows = torch.arange(length, device=device) if rows is None else rows
-    behind = (rows + n_keys - length)[:, None] - torch.arange(n_keys, device=device)  # query key
-    allowed = behind >= 0
-    if window is not None:
-        allowed = allowed & (behind < window)
-    return allowed[None, None]
-
-
-def weigh(
-    weights: Float[Tensor, "batch heads query key"], value: Float[Tensor, "batch key_heads key dim"]
-) -> Float[Tensor, "batch query heads dim"]:
-    """`weights · value`, with grouped-query values left unexpanded."""
-    batch, heads, n_rows, n_keys = weights.shape
-    key_heads, dim = value.shape[1], value.shape[-1]
-    grouped = weights.to(value.dtype).reshape(batch, key_heads, heads // key_heads * n_rows, n_keys)
-    return (grouped @ value).reshape(batch, heads, n_rows, dim).transpose(1, 2)

@@ -17,6 +17,7 @@ from transformers import Cache, PreTrainedModel
 
 from lvlm_fix.core.at import Live
 from lvlm_fix.core.attached import Attached
+from lvlm_fix.core.attention import Tap
 from lvlm_fix.core.caches import follow, length_of, release, text_of
 from lvlm_fix.core.call import Call, Signature, cache_in
 from lvlm_fix.core.generating import Generating
@@ -56,7 +57,7 @@ class Follower:
         self.last: Text | None = None  # the text that began last: what reports tell of
         self.lives: Sequence[Live[Any]] = ()
         self.acting: frozenset[int] = frozenset()  # layers in which a method acts
-        self.taps: list[Callable[[int, Tensor], None]] = []
+        self.taps: list[Tap] = []
         self._methods, self._signature = methods, Signature(family.runs)
         self._generating, self._lock = Generating(), threading.Lock()
         self._thread: int | None = None  # whose pass runs
@@ -192,6 +193,7 @@ class Follower:
                     frame.text = text
         text.check(ids)
         now = self.now = text.advance(ids, call.valid(ids), promised)
+        now.call = call
         if cache is not None:
             self._follow(cache, text)
         for live in self.lives:

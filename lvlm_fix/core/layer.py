@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from lvlm_fix.core.at import AtLayer, Live, Rows, Watch, closure
-from lvlm_fix.core.attention import Attend, row_logits, row_options, weigh
+from lvlm_fix.core.attention import Attend
 from lvlm_fix.core.follower import Follower
+from lvlm_fix.core.hidden import HiddenStates
 from lvlm_fix.core.method import Method
+from lvlm_fix.core.rows import check_rows, masking, raw_logits, row_logits, row_options, weigh
 from lvlm_fix.core.text import Pass
-from lvlm_fix.errors import InputError, ModelError
 
 __all__ = ["Layer"]
 
@@ -34,24 +35,26 @@ class Layer:
         self.number, self.depth, self.follower, self.lives = number, depth, follower, lives
         declared = [w for _, m in methods for w in m.watches(depth)]
         self._here = [lives[watch] for watch in closure(declared)]
-        self._logits, self._weights, self._outputs, self._hidden = (
+        self._logits, self._weights, self._outputs = (
             tuple((i, m) for i, m in methods if place in m.edits())
-            for place in ("attention_logits", "attention_weights", "head_outputs", "hidden_states")
+            for place in ("attention_logits", "attention_weights", "head_outputs")
         )
+        self.hidden = HiddenStates(self, methods)
         self.acting = bool(methods)
         # whether its attention must be seen for the methods to act
-        self.attends = bool(self._logits or self._weights or self._outputs or self._here)
+        self.attends = bool(self._logits or self._weights or self._outputs) or any(
+            m.watches(depth) for _, m in methods if m.edits() != ("hidden_states",)
+        )
 
     def attend(
         self, plain: Attend, module: nn.Module, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor | None]:
         """The registered attention function: the wrapped implementation, then the edits."""
-        now = self._now()
+        now = self.now()
         if now is None:
-            output, weights = plain(module, *args, **kwargs)  # batch query heads dim
             for tap in self.follower.taps:
-                tap(self.number, output)
-            return output, weights
+                plain = tap(self.number, plain)
+            return plain(module, *args, **kwargs)
         now.reached.append(self.number)
         if now.text.static and now.prompt_rows:
             now.text.widest = max(now.text.widest, args[1].shape[2])
@@ -63,7 +66,7 @@ class Layer:
             return plain(module, *args, **kwargs)
         return self._edit(plain, module, now, *args, **kwargs)
 
-    def _now(self) -> Pass | None:
+    def now(self) -> Pass | None:
         """The pass that runs, where it is this thread's."""
         now = self.follower.now
         if now is None or torch.compiler.is_compiling():
@@ -80,11 +83,11 @@ class Layer:
             now.index is not None and text.static
         ):  # behind the text are empty places, maybe unmasked
             key, value = key[:, :, : text.length], value[:, :, : text.length]
-        at = self._at(now, key.shape[2], query.device)
+        at = self.at(now, key.shape[2], query.device)
         looking = now.prompt_rows and any(live.wants_rows for live in self._here)
         before = after = None
         if now.editable and (self._logits or self._weights or looking):
-            self._check(kwargs)
+            check_rows(kwargs)
             before, after = self._edit_rows(at, now, query, key, mask, row_options(module, kwargs))
         if after is not None and before is None:  # the row is all there is: keys are read once
             output, weights = weigh(after, value).to(query.dtype), after.to(query.dtype)
@@ -97,14 +100,7 @@ class Layer:
                     weights = weights.index_copy(2, index, after.to(weights.dtype))
         return self._edit_heads(at, now, output), weights
 
-    def _check(self, kwargs: Mapping[str, Any]) -> None:
-        for name in ("s_aux", "position_bias"):  # learned sinks; relative positions
-            if kwargs.get(name) is not None:
-                raise ModelError(f"attention with {name} cannot be edited by rows")
-        if kwargs.get("dropout"):
-            raise InputError("attention with dropout cannot be edited by rows: call model.eval()")
-
-    def _at(self, now: Pass, n_keys: int, device: torch.device) -> AtLayer:
+    def at(self, now: Pass, n_keys: int, device: torch.device) -> AtLayer:
         """The context of one layer; masks are cut once per pass, number of keys and device."""
         if (n_keys, device) not in now.masks:
             text = now.text
@@ -136,10 +132,10 @@ class Layer:
             rows = query.index_select(2, index)
             return row_logits(rows, key, mask, index, query.shape[2], **options)
 
-        if now.index is None:
-            logits = row_logits(query, key, mask, None, query.shape[2], **options)
-        else:
-            logits = some(now.index.to(query.device))
+        rows = query if now.index is None else query.index_select(2, now.index.to(query.device))
+        logits = raw_logits(rows, key, options["scaling"], options["softcap"])
+        if (hiding := _hiding(now, query, key, mask, options)) is not None:
+            logits = logits + hiding
         edited = logits
         for number, method in self._logits:
             new = method.attention_logits(edited, self._for(at, now, method))
@@ -195,49 +191,24 @@ class Layer:
             output = edited
         return output
 
-    def hook(self, part: str) -> Any:
-        """A hook that edits what this layer (or its MLP) gives: `hidden_states`."""
-        methods = [(i, m) for i, m in self._hidden if m.part == part]
-
-        def edit(_: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-            now = self._now()
-            if now is None or not now.text.any_with_image:
-                return None
-            hidden = output if isinstance(output, Tensor) else output[0]
-            at = self._at(now, now.text.length, hidden.device)
-            at.rows = _living(now, hidden.device)
-            new = hidden
-            for number, method in methods:
-                edited = method.hidden_states(new, at)
-                if edited is not new:
-                    edited = torch.where(at.rows[..., None], edited.to(hidden.dtype), new)
-                    now.changed.append((number, hidden.shape[1]))
-                new = edited
-            if new is hidden:
-                return None
-            return new if isinstance(output, Tensor) else (new, *output[1:])
-
-        return edit if methods else None
-
 
 def _index(now: Pass) -> Tensor:
     """The rows that may be edited, by number."""
     return torch.zeros_like(now.text.position) if now.index is None else now.index
 
 
+def _hiding(
+    now: Pass, query: Tensor, key: Tensor, mask: object, options: Mapping[str, Any]
+) -> Tensor | None:
+    """What hides keys from the rows that may be edited; made once for layers with the same mask."""
+    window, causal = options["sliding_window"], options["causal"]
+    kind = "hiding", key.shape[2], window, causal, key.device
+    if kind not in now.masks or now.masks[kind][0] is not mask:
+        index = None if now.index is None else now.index.to(key.device)
+        now.masks[kind] = mask, masking(mask, index, query.shape[2], key, window, causal)
+    return now.masks[kind][1]
+
+
 def _softmax(logits: Tensor, now: Pass) -> Tensor:
     """The weights; a padding row of a prompt, which sees nothing, has none."""
     return logits.softmax(-1).nan_to_num(0.0) if now.prompt_rows else logits.softmax(-1)
-
-
-def _living(now: Pass, device: torch.device) -> Tensor:
-    """Rows that are not padding, in samples with an image: batch query."""
-    key = "living", device
-    if key not in now.masks:
-        text, rows = now.text, now.prompt_rows
-        if not rows:
-            return text.with_image.to(device)[:, None].expand(-1, now.count)
-        living = text.valid[:, now.start : now.start + rows] & text.shown.any(-1, keepdim=True)
-        grown = text.shown.any(-1, keepdim=True).expand(-1, now.count - rows)
-        now.masks[key] = torch.cat((living, grown), 1).to(device)
-    return now.masks[key]

@@ -54,6 +54,7 @@ class Pass:
     last: Int[Tensor, " batch"] | None = None  # each sample's last prompt row, where it is here
     whole: bool = False  # the one row there is may be edited in every sample
     ids: Tensor | None = None  # batch count
+    call: Any = None  # what the forward was given (`core/call.py`)
     former: int = 0  # columns of the prompt before this pass
     masks: dict[Any, Any] = field(default_factory=dict)  # cut for so many keys, on a device
     reached: list[int] = field(default_factory=list)  # layers whose attention passed

@@ -24,13 +24,17 @@ from lvlm_fix.methods.pai import PAI
 from lvlm_fix.methods.paint import PAINT
 from lvlm_fix.methods.plausible_only import PlausibleOnly
 from lvlm_fix.methods.random_heads import RandomHeads
+from lvlm_fix.methods.random_vector import RandomVector
 from lvlm_fix.methods.sla import SLA
 from lvlm_fix.methods.spin import SPIN
+from lvlm_fix.methods.steer import Steer
 from lvlm_fix.methods.truncate import Truncate
 from lvlm_fix.methods.vaf import VAF
 from lvlm_fix.methods.var import VAR
 from lvlm_fix.methods.vcd import VCD
 from lvlm_fix.methods.vhr import VHR
+from lvlm_fix.methods.vista import VISTA
+from lvlm_fix.methods.vti import VTI
 from lvlm_fix.methods.yes_push import YesPush
 from lvlm_fix.plugins import Methods
 
@@ -51,6 +55,8 @@ __all__ = [
     "VAR",
     "VCD",
     "VHR",
+    "VISTA",
+    "VTI",
     "AdaIAT",
     "DeCo",
     "DoLa",
@@ -58,6 +64,8 @@ __all__ = [
     "Guide",
     "PlausibleOnly",
     "RandomHeads",
+    "RandomVector",
+    "Steer",
     "Truncate",
     "YesPush",
     "parse_methods",
@@ -67,7 +75,8 @@ __all__ = [
 # these, and what other packages bring
 METHODS = Methods(
     ACT, AdaIAT, ADHH, DeCo, DoLa, EAH, EosBoost, Guide, HGAI, IAT, ICD, M3ID, PAI, PAINT,
-    PlausibleOnly, RandomHeads, SLA, SPIN, Truncate, VAF, VAR, VCD, VHR, YesPush,
+    PlausibleOnly, RandomHeads, RandomVector, SLA, SPIN, Steer, Truncate, VAF, VAR, VCD, VHR, VISTA,
+    VTI, YesPush,
 )  # fmt: skip
 
 

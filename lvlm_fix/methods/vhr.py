@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from jaxtyping import Bool, Float
-from torch import Tensor, cat, where
+from torch import Tensor, addcmul, cat
 
 from lvlm_fix.heads.metrics import VHD
 from lvlm_fix.heads.picks import PicksHeads
@@ -41,7 +41,7 @@ def reinforced(
     strength: float,
 ) -> Float[Tensor, "batch query heads dim"]:
     """The outputs of the chosen heads times `strength` (paper eq. 7)."""
-    return where(heads[:, None, :, None], outputs * strength, outputs)
+    return addcmul(outputs, outputs, heads[:, None, :, None], value=strength - 1)
 
 
 @dataclass(frozen=True)

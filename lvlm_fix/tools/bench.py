@@ -125,7 +125,7 @@ class _LiteralLayer(Layer):
         groups = query.shape[1] // key.shape[1]
         keys, values = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
         logits = query @ keys.transpose(2, 3) * kwargs["scaling"] + mask[..., : keys.shape[2]]
-        at = self._at(now, key.shape[2], query.device)
+        at = self.at(now, key.shape[2], query.device)
         for number, method in self._logits:
             new = method.attention_logits(logits, self._for(at, now, method))
             logits = self._accept_rows(at, now, number, method, logits, new)

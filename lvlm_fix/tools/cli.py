@@ -23,7 +23,7 @@ from rich.text import Text
 
 from lvlm_fix.errors import DataError, ImageError, InputError, LvlmFixError, SettingError
 from lvlm_fix.prompts import DESCRIBE
-from lvlm_fix.tools import asking, checking
+from lvlm_fix.tools import asking, checking, vectoring
 
 __all__ = ["app", "main", "settings_of"]
 
@@ -33,12 +33,14 @@ app = typer.Typer(
 heads = typer.Typer(no_args_is_help=True, help="Score attention heads, and look at the scores.")
 app.add_typer(heads, name="heads")
 app.add_typer(asking.app, name="ask")
+app.add_typer(vectoring.app, name="vectors")
 app.command("check")(checking.check)
 out, err = Console(), Console(stderr=True)
 
 ROOMS = {
     "eval": "Measure hallucination: run, score, compare, report.",
     "demo": "Look at one photo on a page: before, after, and where the model looked.",
+    "reproduce": "Run a published table, and show its figures beside ours.",
 }
 EXTRAS = {  # what an extra brings -> the extra
     "greenlet": "bench", "gradio": "demo", "matplotlib": "eval", "optuna": "eval",
@@ -124,7 +126,10 @@ def caption(
     prompt: Annotated[str, typer.Option(help="what to ask")] = DESCRIBE,
     max_new_tokens: Annotated[int, typer.Option(help="longest text, tokens")] = 128,
     grounding: Annotated[
-        bool, typer.Option("--grounding", help="mark the words that rest least on the picture")
+        bool,
+        typer.Option(
+            "--words", "--grounding", help="mark the objects that the model itself does not see"
+        ),
     ] = False,
     use: Annotated[
         str | None,
@@ -144,15 +149,15 @@ def caption(
     import lvlm_fix as lf
     from lvlm_fix.ask.asked import asked_by
     from lvlm_fix.ask.calibration import shipped
+    from lvlm_fix.grounding import ground
     from lvlm_fix.models import answer_ids
-    from lvlm_fix.tools.grounding import ground
 
     settings = settings_of(set_ or [])
     asking = {key[4:]: value for key, value in settings.items() if key.startswith("ask.")}
     if asking and use is None:
         raise SettingError(f"--set ask.{next(iter(asking))} goes with --ask mark, drop or rewrite")
     check = None if use is None else asked_by(asking | {"use": use})
-    curve = None if use is None else shipped(model)
+    curve = shipped(model)
     own = {key: value for key, value in settings.items() if not key.startswith("ask.")}
     methods = lf.parse_methods(method, own)
     if max_new_tokens < 1:
@@ -196,8 +201,8 @@ def caption(
                 output["shown"] = check.checked[0].marked(curve)
             if grounding and output["text"]:
                 output["grounding"] = ground(
-                    loaded, processor, image, prompt, ids,
-                    asker=None if check is None else check.asker(loaded),
+                    loaded, processor, image, prompt, ids, curve=curve,
+                    ask=True if check is None else check.asker(loaded),
                 ).as_dict()  # fmt: skip
             outputs.append(output if acted is None else output | {"acted": acted})
         items.append({"image": str(path), "outputs": outputs})
@@ -206,7 +211,9 @@ def caption(
         if show is not None:
             from lvlm_fix.tools import show as shows
 
-            found = ground(loaded, processor, image, prompt, ids, looks=word is not None)
+            found = ground(
+                loaded, processor, image, prompt, ids, looks=word is not None, curve=curve
+            )
             shows.draw(image, found, show, None if word is None else shows.place_of(found, word))
             print(f"picture -> {show}", file=sys.stderr)
     for output in (output for item in items for output in item["outputs"]):
@@ -229,8 +236,8 @@ def show_pair(path: Path, outputs: list[dict[str, Any]]) -> None:
     before, after = (output.get("shown") or questioned(output) for output in outputs)
     table.add_row(marked(before, after), marked(after, before))
     out.print(table)
-    if not outputs[0].get("ask", {"calibrated": True})["calibrated"]:
-        out.print("ask: uncalibrated for this model, see `lvlm-fix ask calibrate`", style="dim")
+    if note := sureness(outputs[0]):
+        out.print(note, style="dim")
     for name, acted in outputs[1].get("acted", {}).items():
         counts = ", ".join(f"{layer}: {n[0]}" for layer, n in acted["heads"].items())
         did = f"heads by layer {{{counts}}}" if counts else f"{acted['rows_edited']} rows edited"
@@ -238,14 +245,32 @@ def show_pair(path: Path, outputs: list[dict[str, Any]]) -> None:
 
 
 def questioned(output: dict[str, Any]) -> str:
-    """The text of an output; its weakly grounded words carry a question mark where grounding was
-    measured.
+    """The text of an output; where its words were measured, a doubtful one carries the chance that
+    its object is there, or a question mark.
     """
     text = output["text"]
     for word in reversed(output.get("grounding", {}).get("words", [])):
         if word["weak"]:
-            text = f"{text[: word['end']]}(?){text[word['end'] :]}"
+            mark = "?" if word["chance"] is None else f"{100 * word['chance']:.0f} %"
+            text = f"{text[: word['end']]}({mark}){text[word['end'] :]}"
     return text
+
+
+def sureness(output: dict[str, Any]) -> str:
+    """What the marks in a text are worth; empty where there are none."""
+    if not ({"ask", "grounding"} & output.keys()):
+        return ""
+    found = output.get("grounding", {})
+    if not (found.get("error") or output.get("ask", {}).get("calibrated")):
+        return "ask: uncalibrated for this model, see `lvlm-fix ask calibrate`"
+    if not found:
+        return ""
+    asked = sum(word["ask"] is not None for word in found["words"])
+    value, low, high = found["error"]
+    return (
+        f"{asked} object words asked about; in brackets the chance that a doubtful one is there, "
+        f"mean error {value:.3f} [{low:.3f}, {high:.3f}] on photos like those of the calibration"
+    )
 
 
 def marked(text: str, other: str) -> Text:
@@ -315,19 +340,17 @@ def bench(
         list[str] | None, typer.Option("--set", help="method.setting=value, may be repeated")
     ] = None,
     batch: Annotated[str, typer.Option(help="batch sizes, as 1,4,16")] = "1",
-    tokens: Annotated[int, typer.Option(help="decoded behind the first one")] = 24,
+    tokens: Annotated[int, typer.Option(help="tokens decoded after the first one")] = 24,
     repeats: Annotated[
         int, typer.Option(help="rounds at batch 1; half as many, at least 2, at others")
     ] = 2,
     image_tokens: Annotated[
         str | None,
-        typer.Option(help="a table of extra memory over lengths instead, as 576,1152,2880"),
+        typer.Option(help="measure extra memory instead, at these lengths: 576,1152,2880"),
     ] = None,
     ask: Annotated[
         int | None,
-        typer.Option(
-            help="what asking about so many objects costs beside a text of --tokens instead"
-        ),
+        typer.Option(help="measure instead what it costs to ask about this many objects"),
     ] = None,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16")] = "float32",
     device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
@@ -395,7 +418,6 @@ def bench(
     if as_json:
         return emit({"rows": rows or [asdict(row) for row in found], "machine": where})
     if counts:
-        head = ("image tokens", "method", "extra MiB", "unmodified MiB")
         cells = [
             (
                 str(row["image_tokens"]),
@@ -405,30 +427,22 @@ def bench(
             )
             for row in rows
         ]
+        _table(("image tokens", "method", "extra MiB", "unmodified MiB"), cells)
     else:
-        head = (
-            "method",
-            "batch",
-            "first prefill",
-            "next prefill",
-            "of it without image",
-            "decode",
-            "tokens/s",
-            "ratio",
-            "memory",
-            "n",
-        )
-        cells = [
-            (row.method if row.acted else f"{row.method} (did nothing)", str(row.batch),
-            _spread(row.prefill_ratio),
-             _spread(row.again_ratio), f"{row.no_image_ratio[0]:.3f}", _spread(row.decode_ratio),
-             f"{row.tokens_per_second:.1f}", f"{row.tokens_per_second_ratio[0]:.3f}",
-             f"{row.memory_ratio:.3f}",
-             str(row.rounds))
-            for row in found
+        names = [row.method if row.acted else f"{row.method} (did nothing)" for row in found]
+        times = [
+            (name, str(row.batch), _spread(row.prefill_ratio), _spread(row.again_ratio),
+             _spread(row.decode_ratio), str(row.rounds))
+            for name, row in zip(names, found, strict=True)
         ]  # fmt: skip
-    for line in (head, ["---"] * len(head), *cells):  # Markdown, ready for a page
-        print(f"| {' | '.join(line)} |")
+        costs = [
+            (name, str(row.batch), f"{row.no_image_ratio[0]:.3f}", f"{row.tokens_per_second:.1f}",
+             f"{row.tokens_per_second_ratio[0]:.3f}", f"{row.memory_ratio:.3f}")
+            for name, row in zip(names, found, strict=True)
+        ]  # fmt: skip
+        _table(("method", "batch", "first prefill", "next prefill", "decode", "n"), times)
+        print()
+        _table(("method", "batch", "prefill without image", "tokens/s", "ratio", "memory"), costs)
     for row in found:
         if row.method == "none":
             print(
@@ -441,6 +455,12 @@ def bench(
         f" {where['attention']}, torch {where['torch']}, transformers"
         f" {where['transformers']}.{' Ratios: median (quartiles).' if found else ''}"
     )
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Markdown, ready for a page."""
+    for line in (head, ["---"] * len(head), *rows):
+        print(f"| {' | '.join(line)} |")
 
 
 def _counts(option: str, text: str) -> tuple[int, ...]:

@@ -20,12 +20,13 @@ from torch import Tensor
 from transformers import PreTrainedModel, ProcessorMixin
 
 from lvlm_fix.errors import InputError
+from lvlm_fix.grounding.recorder import Recorder, passing
+from lvlm_fix.grounding.words import lengths_of
 from lvlm_fix.heads.curves import Curves
 from lvlm_fix.models import DESCRIBE, answer_ids, prepare, revision_of
 from lvlm_fix.objects import coco
 from lvlm_fix.private import name_of
 from lvlm_fix.tools.effects import continued
-from lvlm_fix.tools.grounding import Recorder, lengths_of, passing
 
 __all__ = ["measure_curves", "shares"]
 

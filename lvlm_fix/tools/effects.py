@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,15 +26,16 @@ from transformers import PreTrainedModel, ProcessorMixin
 from lvlm_fix.attach import fix
 from lvlm_fix.errors import DataError, InputError
 from lvlm_fix.families import family_of
+from lvlm_fix.grounding.words import lengths_of
 from lvlm_fix.heads.picks import PicksHeads
 from lvlm_fix.heads.table import HeadTable
 from lvlm_fix.method import AtLayer
 from lvlm_fix.methods.act import ACT
 from lvlm_fix.methods.vhr import reinforced
 from lvlm_fix.models import open_image, prepare
-from lvlm_fix.tools.grounding import lengths_of
 
-__all__ = ["EFFECTS", "KnockOut", "Labelled", "continued", "head_effects", "read_labelled"]
+__all__ = ["EFFECTS", "KnockOut", "Labelled", "continued", "head_effects", "read_labelled",
+           "spans"]  # fmt: skip
 
 
 def continued(inputs: Mapping[str, Any], ids: Int[Tensor, "batch tokens"]) -> dict[str, Any]:
@@ -96,14 +97,18 @@ EFFECTS: dict[str, Effect] = {
 }
 
 
-def read_labelled(path: Path, images: Path) -> Iterable[Labelled]:
+def read_labelled(
+    path: Path, images: Path, only: Container[int] | None = None
+) -> Iterable[Labelled]:
     """Texts from JSON lines `{"image": file name or COCO id, "text", "grounded": [words],
-    "invented": [words]}`.
+    "invented": [words]}`; `only` some lines, by number from 1.
 
     Raises `DataError` naming the line that cannot be used.
     """
     photos = {name: file for file in images.iterdir() for name in (file.name, _number(file.stem))}
     for number, line in enumerate(_lines(path), 1):
+        if only is not None and number not in only:
+            continue
         try:
             row = json.loads(line)
             grounded, invented = (tuple(map(str, row[key])) for key in ("grounded", "invented"))
@@ -145,7 +150,7 @@ def head_effects(
     acting = effect.method(_one_hot((layers, heads), (0, 0))).acts_in(layers)
     scores = []
     for one in labelled:
-        inputs, groups = _spans(processor, prepare(model, processor, [one.image], [prompt]), one)
+        inputs, groups = spans(processor, prepare(model, processor, [one.image], [prompt]), one)
         weights = effect.grounded, effect.invented
         if any(weight and not group for weight, group in zip(weights, groups, strict=True)):
             continue
@@ -173,7 +178,7 @@ def _one_hot(shape: tuple[int, int], head: tuple[int, int]) -> HeadTable:
     return HeadTable("one head", mean, np.zeros(shape), 1, "", None, "", {})
 
 
-def _spans(
+def spans(
     processor: ProcessorMixin, inputs: Mapping[str, Any], one: Labelled
 ) -> tuple[dict[str, Any], tuple[list[range], list[range]]]:
     """The inputs with the text behind the prompt, and the positions of the grounded and of the

@@ -12,7 +12,7 @@ Cost     none
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,8 +41,9 @@ class Pair(NamedTuple):
     h_value: str
 
 
-def read_pairs(path: Path, images: Path) -> Iterator[Pair]:
-    """Pairs from JSON lines `{"image": file name, "value": right, "h_value": with inventions}`.
+def read_pairs(path: Path, images: Path, only: Container[int] | None = None) -> Iterator[Pair]:
+    """Pairs from JSON lines `{"image": file name, "value": right, "h_value": with inventions}`;
+    `only` some lines, by number from 1.
 
     Raises `DataError` naming the line that cannot be used.
     """
@@ -51,6 +52,8 @@ def read_pairs(path: Path, images: Path) -> Iterator[Pair]:
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot read the pairs {str(path)!r}: {error}") from None
     for number, line in enumerate(lines, 1):
+        if only is not None and number not in only:
+            continue
         try:
             row = json.loads(line)
             photo, texts = images / row["image"], (row["value"], row["h_value"])

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import sys
+import textwrap
 import traceback
 from collections import Counter
 from dataclasses import dataclass
@@ -44,6 +45,7 @@ from lvlm_fix.methods import (
     VAR,
     VCD,
     VHR,
+    VISTA,
     DeCo,
     DoLa,
     PlausibleOnly,
@@ -58,11 +60,12 @@ PAGE = Path(__file__).parents[2] / "docs" / "families.md"
 INTRO = """# What works with which family
 
 Every image-text-to-text architecture of transformers {}, probed on tiny random-weight models by
-`python -m lvlm_fix.tools.probing`. *yes*: neutral settings are bit-equal, acting settings change
-the logits without NaN, a left-padded batch gives what its samples give one by one. *no*: refused,
-with the reason. *?*: could not be determined. Random weights say that an edit arrives, not that it
-helps. *Rows*: the rows that edits recompute are the model's own. *Batch* and *cache* (decoding
-gives what one pass gives, under VAR) are given where they could be told.
+`python -m lvlm_fix.tools.probing`. A method works if neutral settings are bit-equal, acting
+settings change the logits without NaN, and a left-padded batch gives what its samples give one by
+one. The others are refused, with the reason below, or could not be determined (*?*). Random weights
+say that an edit arrives, not that it helps. *Rows*: the rows that edits recompute are the model's
+own. *Batch* and *cache* (decoding gives what one pass gives, under VAR) are given where they could
+be told.
 """
 SECONDS, BYTES = 20, 8 << 30  # what one family may take: processor time, memory
 CLOSE: dict[str, Any] = {"atol": 5e-5, "rtol": 1e-3}
@@ -87,10 +90,13 @@ PROBES: dict[str, tuple[Method, Method]] = {
     "var": (VAR(share=0.0, threshold=1.4), VAR(threshold=1.4, ratio=0.1, image_share=0.05)),
     "vcd": (VCD(strength=0.0, plausible=0.0), VCD()),
     "vhr": (VHR(strength=1.0), VHR()),
+    "vista": (VISTA(strength=0.0), VISTA()),
 }
 # methods with tests of their own: a random model has no words to be asked in and no token that ends
-# its text, and what acts on written text does nothing at first
-APART = frozenset({"adaiat", "guide", "eos-boost", "iat", "truncate", "yes-push"})
+# its text, what acts on written text does nothing at first, and vectors are made for one model
+APART = frozenset(
+    {"adaiat", "guide", "eos-boost", "iat", "random-vector", "steer", "truncate", "vti", "yes-push"}
+)
 
 
 def read_probed() -> list[dict[str, Any]]:
@@ -302,13 +308,13 @@ def page(rows: list[dict[str, Any]]) -> str:
     sign = {"works": "yes", "refused": "no", "unknown": "?"}
     lines = [
         INTRO.format(transformers.__version__),
-        (
+        *_wrapped(
             f"Works on, of {len(rows)} families:"
             f" {', '.join(f'{name} {count(name)}' for name in names)}."
         ),
         "",
-        f"| family | image tokens | {' | '.join(names)} | rows | batch | cache |",
-        "|" + "---|" * (len(names) + 5),
+        "| family | image tokens | methods that work | rows | batch | cache |",
+        "|---|---|---|---|---|---|",
     ]
     notes = []
     for row in rows:
@@ -317,10 +323,10 @@ def page(rows: list[dict[str, Any]]) -> str:
             sign.get(str(checks.get(key, "unknown")).split(":")[0], "?")
             for key in ("rows", "batch", "cache")
         ]
-        signs = [sign[row["methods"].get(name, "unknown")] for name in names]
+        found = {name: row["methods"].get(name, "unknown") for name in names}
         lines.append(
-            f"| `{row['family']}` | {checks.get('image_tokens', '?')} |"
-            f" {' | '.join(signs + told)} |"
+            f"| `{row['family']}` | {checks.get('image_tokens', '?')} | {_works(found)} |"
+            f" {' | '.join(told)} |"
         )
         reasons = Counter(row["notes"].values())
         for reason, _ in reasons.items():
@@ -338,7 +344,26 @@ def page(rows: list[dict[str, Any]]) -> str:
     known = {row["family"] for row in rows}
     if missing := [f"`{name}`" for name in FAMILIES if name not in known]:
         notes.append(f"- not probed yet, so nothing is known of them: {', '.join(missing)}")
-    return "\n".join([*lines, "", "## Why not", "", *notes, ""])
+    wrapped = [line for note in notes for line in _wrapped(note, "  ")]
+    return "\n".join([*lines, "", "## Why not", "", *wrapped, ""])
+
+
+def _works(found: dict[str, str]) -> str:
+    """The methods that work on a family, by the shorter list; "?" marks what is not known."""
+    works = [name for name, told in found.items() if told == "works"]
+    others = [name + "?" * (told == "unknown") for name, told in found.items() if told != "works"]
+    if not works:
+        return "?" if set(found.values()) == {"unknown"} else "none"
+    if not others:
+        return "all"
+    shorter = len(others) <= len(works)
+    return f"all but {', '.join(others)}" if shorter else f"only {', '.join(works)}"
+
+
+def _wrapped(text: str, indent: str = "") -> list[str]:
+    return textwrap.wrap(
+        text, 100, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
 
 
 def main() -> None:

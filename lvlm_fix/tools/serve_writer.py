@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from transformers import PreTrainedModel, ProcessorMixin, StoppingCriteria
+
+from lvlm_fix.models import end_tokens
 
 __all__ = ["Begun", "Ended", "Event", "Piece", "Writer"]
 
@@ -54,8 +56,7 @@ class Writer(StoppingCriteria):
         gone: Callable[[], bool],
     ) -> None:
         self.processor: Any = processor
-        ends = (model.generation_config or model.config).eos_token_id
-        self.ends: Sequence[int] = ends if isinstance(ends, list) else [ends]
+        self.ends = end_tokens(model)
         self.index, self.prompt, self.stops, self.tell, self.gone = index, prompt, stops, tell, gone
         self.hold = max(map(len, stops), default=1) - 1  # a stop may have begun here
         self.text, self.shown, self.tokens, self.ended = "", "", 0, False

@@ -16,7 +16,7 @@ from matplotlib.lines import Line2D
 from PIL import Image
 
 from lvlm_fix.errors import InputError
-from lvlm_fix.tools.grounding import Grounding, weak
+from lvlm_fix.grounding import Grounding
 
 __all__ = ["draw", "place_of"]
 
@@ -45,7 +45,8 @@ def draw(photo: Image.Image, found: Grounding, out: Path, word: int | None = Non
     if word is not None:
         axes.imshow(_heat(photo.size, found, word), cmap="cividis", alpha=0.65)
     _text(figure, found, word)
-    note = "underlined: least grounded quarter; blue to yellow: weaker to stronger"
+    note = "blue to yellow: weaker to stronger; underlined: "
+    note += "least grounded quarter" if found.ask is None else "objects that are rather not there"
     if word is not None:
         note += f"; over the photo: attention for “{found.words[word].text}”"
     figure.text(0.01, 0.03, note, fontsize=10, color="#475569")
@@ -62,14 +63,17 @@ def _heat(size: tuple[int, int], found: Grounding, word: int) -> np.ndarray:
 
 
 def _text(figure: Figure, found: Grounding, picked: int | None) -> None:
-    """The words in lines, each on a ground as light as it is well grounded."""
-    scores = found.scores()
-    low = weak(scores)
-    ranks = np.argsort(np.argsort(scores)) / max(1, len(scores) - 1)
+    """The words in lines, each on a ground as light as it is well grounded; words that were not
+    asked about are plain.
+    """
+    scores, low = np.array(found.scores()), found.doubtful()
+    told = ~np.isnan(scores)
+    ranks = np.full(len(scores), np.nan)
+    ranks[told] = np.argsort(np.argsort(scores[told])) / max(1, told.sum() - 1)
     paint = colormaps["cividis"]
     x, y = LEFT, 0.88
     for number, word in enumerate(found.words):
-        colour = paint(0.15 + 0.85 * ranks[number])
+        colour = paint(0.15 + 0.85 * ranks[number]) if told[number] else "white"
         ink = "white" if ranks[number] < 0.5 else INK
         drawn = figure.text(
             x, y, word.text, fontsize=14, color=ink, va="baseline",

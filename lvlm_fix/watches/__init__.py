@@ -8,9 +8,12 @@ from lvlm_fix.watches.calibrated import Calibrated, Levels
 from lvlm_fix.watches.column_means import ColumnMeans
 from lvlm_fix.watches.early_layers import EarlyLayers
 from lvlm_fix.watches.heads import HeadRule, Picked, PickedHeads, upper_half
+from lvlm_fix.watches.image_shift import ImageShift
 from lvlm_fix.watches.no_image import WithoutImage
 from lvlm_fix.watches.rows import LastRows, TextRows
 from lvlm_fix.watches.sinks import ChannelSinks, ReceivedSinks, sink_masks
+from lvlm_fix.watches.steering import Steering
+from lvlm_fix.watches.tower import ClsRows
 from lvlm_fix.watches.tower_looks import TowerLooks, local_and_summary
 from lvlm_fix.watches.views import DisturbedPrompt, NoImage, NoisedImage, View, diffused
 from lvlm_fix.watches.written import AnswerTokens, EndTokens, Written
@@ -20,11 +23,13 @@ __all__ = [
     "Branch",
     "Calibrated",
     "ChannelSinks",
+    "ClsRows",
     "ColumnMeans",
     "DisturbedPrompt",
     "EarlyLayers",
     "EndTokens",
     "HeadRule",
+    "ImageShift",
     "LastRows",
     "Levels",
     "NoImage",
@@ -32,6 +37,7 @@ __all__ = [
     "Picked",
     "PickedHeads",
     "ReceivedSinks",
+    "Steering",
     "TextRows",
     "TowerLooks",
     "View",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -10,9 +12,10 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from lvlm_fix.core.at import AtLayer, Host, Live, Watch, kept
-from lvlm_fix.core.text import Pass, State
+from lvlm_fix.core.attention import Attend
+from lvlm_fix.core.text import Pass, State, Text
 
-__all__ = ["WithoutImage"]
+__all__ = ["WithoutImage", "pass_alone", "words_of"]
 
 Words = tuple[int, ...]
 KNOWN = 128  # texts to remember; at 7B one takes a quarter of a MiB in bfloat16
@@ -54,8 +57,7 @@ class _Live(Live[Float[Tensor, "batch heads dim"]]):
         if not now.begins:
             return
         text = now.text
-        keep = text.valid & ~text.shown
-        words = [tuple(row[kept].tolist()) for row, kept in zip(text.prompt_ids, keep, strict=True)]
+        words = words_of(text)
         if self._host.remember:
             self._forget()
         new = [one for one in dict.fromkeys(words) if one not in self._known]
@@ -79,24 +81,22 @@ class _Live(Live[Float[Tensor, "batch heads dim"]]):
             self._known, self._version = {}, version
 
     def _pass(self, texts: list[Words], device: torch.device) -> dict[Words, dict[int, Tensor]]:
-        """One pass over texts; padding stands behind them, where none looks."""
-        ids = [torch.tensor(text, device=device) for text in texts]
+        """One pass over texts: what it gives at their last tokens."""
         last = torch.tensor([len(text) - 1 for text in texts], device=device)
-        rows, found = pad_sequence(ids, True), dict[int, Tensor]()
+        found = dict[int, Tensor]()
 
-        def tap(layer: int, output: Float[Tensor, "batch query heads dim"]) -> None:
-            at = last.to(output.device)
-            found[layer] = output[torch.arange(len(at), device=at.device), at]
+        def tap(layer: int, plain: Attend) -> Attend:
+            def attend(*args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
+                output, weights = plain(*args, **kwargs)  # batch query heads dim
+                at = last.to(output.device)
+                found[layer] = output[torch.arange(len(at), device=at.device), at]
+                return output, weights
 
-        family = self._host.family
+            return attend
+
         self._host.taps.append(tap)
         try:
-            family.decoder(
-                inputs_embeds=self._host.model.get_input_embeddings()(rows),
-                attention_mask=self._both_ways(last + 1) if family.both_ways else None,
-                position_ids=torch.arange(rows.shape[1], device=device).expand_as(rows),
-                use_cache=False,
-            )
+            pass_alone(self._host, texts, device)
         finally:
             self._host.taps.remove(tap)
         return {
@@ -104,12 +104,32 @@ class _Live(Live[Float[Tensor, "batch heads dim"]]):
             for row, text in enumerate(texts)
         }
 
-    def _both_ways(self, lengths: Int[Tensor, " batch"]) -> Float[Tensor, "batch 1 query query"]:
-        """An additive mask that lets every row see the whole prompt."""
-        dtype, width = self._host.family.decoder.dtype, int(lengths.max())
-        hidden = torch.arange(width, device=lengths.device) >= lengths[:, None, None, None]
-        return (hidden.to(dtype) * torch.finfo(dtype).min).expand(-1, 1, width, -1)
-
     def value(self, at: AtLayer) -> Float[Tensor, "batch heads dim"]:
         assert at.now is not None
         return kept(at.now.text, self.watch, _State).outputs[at.layer]
+
+
+def words_of(text: Text) -> list[Words]:
+    """The prompt of each sample without image tokens and padding."""
+    keep = text.valid & ~text.shown
+    return [tuple(row[kept].tolist()) for row, kept in zip(text.prompt_ids, keep, strict=True)]
+
+
+def pass_alone(host: Host, texts: Sequence[Words], device: torch.device) -> None:
+    """One pass of the decoder over texts; padding stands behind them, where none looks."""
+    family = host.family
+    rows = pad_sequence([torch.tensor(text, device=device) for text in texts], True)
+    lengths = torch.tensor([len(text) for text in texts], device=device)
+    family.decoder(
+        inputs_embeds=host.model.get_input_embeddings()(rows),
+        attention_mask=_both_ways(host, lengths) if family.both_ways else None,
+        position_ids=torch.arange(rows.shape[1], device=device).expand_as(rows),
+        use_cache=False,
+    )
+
+
+def _both_ways(host: Host, lengths: Int[Tensor, " batch"]) -> Float[Tensor, "batch 1 query query"]:
+    """An additive mask that lets every row see the whole prompt."""
+    dtype, width = host.family.decoder.dtype, int(lengths.max())
+    hidden = torch.arange(width, device=lengths.device) >= lengths[:, None, None, None]
+    return (hidden.to(dtype) * torch.finfo(dtype).min).expand(-1, 1, width, -1)

@@ -17,7 +17,7 @@ from PIL import Image
 import lvlm_fix as lf
 from lvlm_fix.errors import InputError
 
-MARKS = {"t_vhd": [1.0, 2.0], "log_probability": [-3.0, -0.5], "image_gain": [0.0, 0.25]}
+MARKS = {signal: [("weakest", f"{signal}: <1>"), ("", "no object")] for signal in present.SIGNS}
 
 
 def written(photos: list[Path], **changed: Any) -> str:
@@ -49,8 +49,7 @@ def test_what_is_written_is_read(photos: list[Path]) -> None:
     assert (left.text, left.seconds, left.note, left.invented) == (
         "<b>A</b> cat.", 1.5, "a note", {1},
     )  # fmt: skip
-    assert left.grounding is not None
-    assert all(left.grounding.scores(signal) == row for signal, row in MARKS.items())
+    assert left.grounding == Marks(MARKS)
     assert found.right.told() == Told("A dog.", 2.0)
     photo = Image.open(io.BytesIO(found.picture())).convert("RGB")
     assert photo.tobytes() == open_photo(photos[1]).tobytes()
@@ -84,7 +83,8 @@ def test_camera_data_is_not_in_the_file(photos: list[Path], tmp_path: Path) -> N
         ({"left__methods": ["../../etc/passwd"]}, "no method '../../etc/passwd' here"),
         ({"left__methods": ["vhr"] * 4}, "damaged: left.methods"),
         ({"left__invented": [2]}, "invented: the text has 2 words"),
-        ({"left__marks__t_vhd": [1.0]}, "must have 2 numbers each"),
+        ({"left__marks__t_vhd": [["", "one"]]}, "must have 2 words each"),
+        ({"left__marks__t_vhd": [["w' onclick=", "a"], ["", "b"]]}, "damaged: left.marks.t_vhd"),
         ({"settings__vhr": {"table": "/etc/passwd"}}, "vhr has no setting 'table' on this page"),
         ({"settings__pai": {"strength": -5.0}}, "strength must be >="),
         ({"more": 1}, "damaged: more"),

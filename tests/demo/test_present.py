@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,10 @@ from lvlm_demo.engine import Asked, Engine, Told, invented_in, objects_of, open_
 from PIL import Image
 
 import lvlm_fix as lf
+from lvlm_fix.ask.calibration import shipped
+from lvlm_fix.grounding import Grounding, words_of
 from lvlm_fix.models import DESCRIBE
 from lvlm_fix.tools import cli
-from lvlm_fix.tools.grounding import Grounding, words_of
 
 TEXT = "A <cat> & 2 dogs."
 
@@ -32,7 +33,8 @@ def grounding() -> Grounding:
     looks = torch.full((5, 2, 3, 6), 0.01)
     looks[..., 4] = 0.5  # the second patch of the second row draws every head
     log = torch.tensor([-0.1, -3.0, -0.2, -1.0, -2.0])
-    return Grounding(TEXT, words_of([1, 7, 9, 11, 16], TEXT), vhd, log, log, looks, (2, 3))
+    tokens = {"log_probability": log, "image_gain": log}
+    return Grounding(TEXT, words_of([1, 7, 9, 11, 16], TEXT), vhd, tokens, looks, (2, 3))
 
 
 def test_levels_are_quarters_by_rank() -> None:
@@ -53,6 +55,20 @@ def test_a_text_is_escaped_shaded_and_struck() -> None:
     assert "nothing invented" in present.telling(Told("A cat.", 1, "", frozenset()), 0, "t_vhd")
     assert "invented" not in present.telling(Told("A cat.", 1), 0, "t_vhd")
     assert "data-pick" not in present.telling(Told("A cat", 0), 0, "t_vhd", going=True)
+
+
+def test_answers_shade_objects_alone_by_their_chance() -> None:
+    found = replace(grounding(), ask={1: -1.0, 4: 5.0})
+    assert present.shades(found, "ask") == [
+        ("", "no object: not asked about"),
+        ("weakest", "weakest: log-odds of Yes -1.0, uncalibrated"),
+        *[("", "no object: not asked about")] * 2,
+        ("strongest", "strongest: log-odds of Yes +5.0, uncalibrated"),
+    ]
+    told = Told(TEXT, 1, "", None, replace(found, curve=shipped("tiny")))
+    shown = present.telling(told, 0, "ask")
+    assert shown.count('class="w"') == 3 and shown.count("data-pick") == 5
+    assert shown.count("% that it is there") == 2 and 'class="w weakest"' in shown
 
 
 def test_the_heat_map_names_the_word_and_rings_sinks() -> None:

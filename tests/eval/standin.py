@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from lvlm_eval.ended import Said
 from lvlm_eval.run import Plan, Serve, Texts
 
 TRUTH = {key: frozenset({"dog", "person"} if key % 2 else {"cat", "bus"}) for key in range(1, 24)}
@@ -23,18 +24,21 @@ def plan(methods: Sequence[str] = ("none", "vhr:strength=1.5"), **changes: objec
 
 
 def answering(pause: float = 0.0, calls: list[list[str]] | None = None) -> Serve:
-    """Texts that wait `pause` seconds a batch; keeps what was asked."""
+    """Texts that wait `pause` seconds a batch, cut where 5 divides the id; keeps what was asked."""
 
     @contextmanager
     def serve(paths: Sequence[Path], prompts: Sequence[str]) -> Iterator[Texts]:
         names = [path.stem for path in paths]
 
-        def texts(method: str) -> list[str]:
+        def texts(method: str) -> list[Said]:
             time.sleep(pause)
             if calls is not None:
                 calls.append([method, *names])
             return [
-                f"é {method}: a dog and a cat in {int(name)} of {'+'.join(names)}\n{prompt}"
+                Said(
+                    f"é {method}: a dog and a cat in {int(name)} of {'+'.join(names)}\n{prompt}",
+                    "limit" if int(name) % 5 == 0 else "end",
+                )
                 for name, prompt in zip(names, prompts, strict=True)
             ]
 

@@ -16,6 +16,7 @@ from lvlm_eval import chair, pope
 from lvlm_eval.chair.score import columns
 from lvlm_eval.check import CAPTION_IDS, CAPTIONS, check
 from lvlm_eval.coco import annotated_truth, read_ids, read_truth
+from lvlm_eval.other_truth import read_voc, voc_files
 from lvlm_eval.pope import Question
 from lvlm_eval.records import by_id, read
 
@@ -38,6 +39,13 @@ def _annotations(path: Path) -> object:
     return annotated_truth(path.parent, cache=path.parent / "cache")
 
 
+def _voc(path: Path) -> object:
+    folder = path.parent / "Annotations"
+    folder.mkdir(exist_ok=True)
+    (folder / "000001.xml").write_bytes(path.read_bytes())
+    return read_voc(voc_files(path.parent))
+
+
 READERS: dict[str, Callable[[Path], object]] = {
     "captions": _captions,
     "questions": pope.read_questions,
@@ -45,6 +53,7 @@ READERS: dict[str, Callable[[Path], object]] = {
     "truth": read_truth,
     "ids": lambda path: read_ids(str(path)),
     "annotations": _annotations,
+    "voc": _voc,
     "picture": lf.open_image,
     "check": lambda path: check([path]),
 }
@@ -55,13 +64,15 @@ VALID = [
     b'{"1": ["dog"], "2": []}',
     b"question_id,answer\n1,yes\n2,no\n",
     b"[3, 1, 2]",
+    b"ImageID,LabelName,Confidence\n1,Dog,1\n2,Cat,0\n",
+    b"<annotation><object><name>dog</name></object></annotation>",
     b'{"images": [{"id": 1}], "categories": [{"id": 1, "name": "dog"}], '
     b'"annotations": [{"id": 1, "image_id": 1, "category_id": 1}]}',
 ]
 scalar = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8)
 words = st.sampled_from(
     ["image_id", "question_id", "caption", "text", "label", "image", "imgToEval", "sentences", "1",
-     "annotations", "categories", "images", "id", "name", "category_id"]
+     "annotations", "categories", "images", "id", "name", "category_id", "objects", "LabelName"]
 )  # fmt: skip
 anything = st.recursive(
     scalar,

@@ -29,8 +29,8 @@ def test_checked_rows_beside_plain_ones(tiny: Any, photos: list[Path]) -> None:
     methods = {spec: methods_of(spec, {}) for spec in specs}
     serve = serving(*tiny, methods, 24, {spec: asked_of(spec, {}) for spec in specs})
     with serve(photos[:2], ["Please describe this image in detail."] * 2) as texts:
-        plain, dropped, marked = (texts(spec) for spec in specs)
-        assert texts("none") == plain
+        plain, dropped, marked = ([one.text for one in texts(spec)] for spec in specs)
+        assert [one.text for one in texts("none")] == plain
     assert dropped != plain and not any(mentions(text) for text in dropped)
     opened = [lf.open_image(path) for path in photos[:2]]
     with lf.fix(tiny[0], "vhr"):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from lvlm_eval.ended import Said
 from lvlm_eval.run import Plan, Serve, Texts
 from lvlm_eval.stats import Array
 from lvlm_eval.tune import Goal, confirm, search, space_of, spec_of
@@ -87,11 +88,11 @@ def serving(calls: list[str], methods: dict[str, object]) -> Serve:
 
     @contextmanager
     def serve(paths: Sequence[Path], prompts: Sequence[str]) -> Generator[Texts]:
-        def texts(spec: str) -> list[str]:
+        def texts(spec: str) -> list[Said]:
             assert spec in methods
             calls.append(spec)
             more = "" if spec.startswith("vhr") else " and a dog"
-            return [f"a cat sits on a bench near the road{more}"] * len(paths)
+            return [Said(f"a cat sits on a bench near the road{more}", "end")] * len(paths)
 
         yield texts
 

@@ -1,0 +1,114 @@
+"""`ImageShift`: where the image moves what each layer gives at the prompt's end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from lvlm_fix.core.at import AtLayer, Host, Live, Watch, kept
+from lvlm_fix.core.attached import Attached
+from lvlm_fix.core.call import Signature
+from lvlm_fix.core.text import Pass, State
+from lvlm_fix.watches.no_image import pass_alone, words_of
+
+__all__ = ["ImageShift"]
+
+
+@dataclass(frozen=True)
+class ImageShift(Watch["Float[Tensor, 'batch width']"]):
+    """What a layer of the unmodified model gives at the last row of the prompt, less what it gives
+    when the image tokens are deleted.
+
+    `at[ImageShift()]`: batch width. Costs two passes before that over the prompt: one as it is, and
+    one over its text, once for samples that are asked the same.
+    """
+
+    def live(self, host: Host) -> _Live:
+        return _Live(self, host)
+
+
+@dataclass
+class _State(State):
+    shifts: dict[int, Tensor] = field(default_factory=dict)  # by layer: batch width
+
+    def reorder(self, index: Int[Tensor, " batch"]) -> None:
+        self.shifts = {
+            layer: shift.index_select(0, index.to(shift.device))
+            for layer, shift in self.shifts.items()
+        }
+
+
+class _Live(Live[Float[Tensor, "batch width"]]):
+    whole_prompt = True
+
+    def __init__(self, watch: ImageShift, host: Host) -> None:
+        super().__init__(watch)
+        self._host, self._runs = host, host.family.runs
+        self._names = Signature(self._runs).names
+        self._rows: Tensor | None = None  # of the pass that is measured
+        self._found: dict[int, Tensor] = {}  # by layer: batch width
+
+    def attach(self, attached: Attached) -> None:
+        for layer in self._host.layers:
+            attached.after(self._host.family.layers[layer], partial(self._leave, layer))
+
+    @torch.compiler.disable
+    def _leave(self, layer: int, _: Any, args: tuple[Any, ...], output: Any) -> None:
+        if self._rows is not None:
+            hidden = output if isinstance(output, Tensor) else output[0]
+            rows = self._rows.to(hidden.device)
+            self._found[layer] = hidden[torch.arange(len(rows), device=rows.device), rows].float()
+
+    def _measured(self, rows: Int[Tensor, " batch"], run: Callable[[], Any]) -> dict[int, Tensor]:
+        """What the layers give at one row of each sample."""
+        self._rows, self._found = rows, {}
+        try:
+            run()
+        finally:
+            found, self._rows, self._found = self._found, None, {}
+        return found
+
+    def begin(self, now: Pass) -> None:
+        if not now.begins:
+            return
+        assert now.last is not None
+        words = words_of(now.text)
+        texts = list(dict.fromkeys(words))
+        ends = torch.tensor([len(text) - 1 for text in texts], device=now.text.device)
+        with self._host.unedited(), torch.no_grad():
+            shown = self._measured(now.last, lambda: self._as_it_is(now))
+            alone = self._measured(ends, lambda: pass_alone(self._host, texts, now.text.device))
+        which = torch.tensor([texts.index(one) for one in words])
+        kept(now.text, self.watch, _State).shifts = {
+            layer: row - alone[layer][which.to(row.device)] for layer, row in shown.items()
+        }
+
+    def _as_it_is(self, now: Pass) -> None:
+        """The pass that is about to come, without a cache and unedited."""
+        call, text = now.call, now.text
+        given = call.about_photo()
+        valid = text.valid[:, : now.prompt_rows]
+        if not bool(valid.all()):
+            more = torch.ones(text.batch, now.count - now.prompt_rows, dtype=torch.long)
+            given["attention_mask"] = torch.cat((valid.long(), more), 1).to(text.device)
+        for name in ("position_ids", "inputs_embeds"):
+            if call.given.get(name) is not None:
+                given[name] = call.given[name]
+        if "inputs_embeds" not in given:
+            given["input_ids"] = call.ids
+        if "logits_to_keep" in self._names:
+            given["logits_to_keep"] = 1
+        self._runs(**given, use_cache=False)
+
+    def value(self, at: AtLayer) -> Float[Tensor, "batch width"]:
+        assert at.now is not None
+        shifts, device = kept(at.now.text, self.watch, _State).shifts, at.image.device
+        if shifts[at.layer].device != device:  # it follows its layer
+            shifts[at.layer] = shifts[at.layer].to(device)
+        return shifts[at.layer]
