@@ -223,15 +223,25 @@ def test_what_vlmevalkit_sends_is_taken(server: Running, photos) -> None:
         {"type": "image_url", "image_url": {"url": url, "detail": "low"}},
     ]
     messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": content}]
+    said = [{"type": "text", "text": "No."}]  # every turn of a conversation is a list of parts
+    again = [{"type": "text", "text": "Are you sure?"}]
+    talk = [*messages, {"role": "assistant", "content": said}, {"role": "user", "content": again}]
     payload = {"model": "tiny+vhr", "messages": messages, "n": 1, "temperature": 0}
     headers = {"content-type": "application/json", "authorization": f"Bearer {KEY}".encode()}
-    answer = httpx.post(
-        f"{server.url}/chat/completions",
-        headers=headers,
-        content=json.dumps(payload | {"max_tokens": 2048}),
-        timeout=60,
-    )
-    assert json.loads(answer.text)["choices"][0]["message"]["content"].strip()
+    texts: list[str] = []
+    for asked in (
+        payload | {"max_tokens": 2048},
+        payload | {"max_tokens": 2048, "messages": talk},
+        # names that hold "o1" or "o3" are taken for models that have no temperature
+        {k: v for k, v in payload.items() if k != "temperature"} | {"max_completion_tokens": 2048},
+        payload | {"max_tokens": 1024, "temperature": 0.0, "dataset": "POPE"},  # for LMDeploy
+    ):
+        answer = httpx.post(
+            f"{server.url}/chat/completions", headers=headers, content=json.dumps(asked), timeout=60
+        )
+        assert answer.status_code == 200, answer.text
+        texts.append(json.loads(answer.text)["choices"][0]["message"]["content"].strip())
+    assert texts[0] and texts[0] == texts[2] == texts[3]
 
 
 def test_no_file_and_no_address_is_opened(server: Running, photos, tmp_path: Path) -> None:

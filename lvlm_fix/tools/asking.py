@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -49,6 +48,8 @@ def calibrate(
 
     The model describes each photo and is asked about what it named. Without --truth it is asked
     about things that are not there, and the log-odds that 95 % of these answers stay below is told.
+
+    Example: lvlm-fix ask calibrate --images photos/ --truth objects.json --out calibration.json
     """
     photos = photos_of(images, ids)[:limit]
     if batch_size < 1:
@@ -148,12 +149,14 @@ def captions_of(path: Path, ids: set[int] | None) -> list[str]:
 
 def photos_of(folder: Path, ids: str | None) -> list[tuple[int, Path]]:
     """Id and path of the photos of a folder, those in a list alone where one is given."""
+    from lvlm_fix.images import NUMBERED
+
     if not folder.is_dir():
         raise DataError(f"--images takes a folder of photos, got {str(folder)!r}")
     found = {
         int(match[1]): path
         for path in folder.iterdir()
-        if (match := re.fullmatch(r"(?:.*_)?0*(\d+)\.(?:jpe?g|png)", path.name, re.IGNORECASE))
+        if not path.name.startswith(".") and (match := NUMBERED.fullmatch(path.name))
     }
     if ids is not None:
         wanted = ids_of(ids)

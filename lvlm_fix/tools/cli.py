@@ -5,6 +5,7 @@ else.
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 import time
@@ -27,9 +28,7 @@ from lvlm_fix.tools import asking, checking, vectoring
 
 __all__ = ["app", "main", "settings_of"]
 
-app = typer.Typer(
-    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__
-)
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 heads = typer.Typer(no_args_is_help=True, help="Score attention heads, and look at the scores.")
 app.add_typer(heads, name="heads")
 app.add_typer(asking.app, name="ask")
@@ -37,6 +36,7 @@ app.add_typer(vectoring.app, name="vectors")
 app.command("check")(checking.check)
 out, err = Console(), Console(stderr=True)
 
+COMPLETING, TYPED = "_LVLM_FIX_COMPLETE", "_TYPER_COMPLETE_ARGS"
 ROOMS = {
     "eval": "Measure hallucination: run, score, compare, report.",
     "demo": "Look at one photo on a page: before, after, and where the model looked.",
@@ -47,7 +47,6 @@ EXTRAS = {  # what an extra brings -> the extra
     "pycocotools": "eval", "statsmodels": "eval",
     "pydantic": "serve", "starlette": "serve", "uvicorn": "serve",
 }  # fmt: skip
-PHOTOS = (".jpg", ".jpeg", ".png", ".webp")
 Model = Annotated[
     str, typer.Option(help='a hub name, a folder, or "tiny", the embedded small test model')
 ]
@@ -59,7 +58,10 @@ def main() -> None:
 
     Rooms above the library bring commands of their own; only the one that is asked for is loaded.
     """
-    asked = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
+    words = sys.argv[1:]
+    if COMPLETING in os.environ:  # a shell asks what may follow the words that are typed
+        words = (os.environ.get("COMP_WORDS") or os.environ.get(TYPED) or "").split()[1:]
+    asked = next((word for word in words if not word.startswith("-")), "")
     try:
         for command in entry_points(group="lvlm_fix.commands"):
             if command.name == asked:
@@ -67,7 +69,7 @@ def main() -> None:
             else:
                 about = ROOMS.get(command.name, "A command of another package.")
                 app.add_typer(typer.Typer(help=about), name=command.name, help=about)
-        app()
+        app(prog_name="lvlm-fix")  # however it was started: completion goes by this name
     except LvlmFixError as error:
         _stop(str(error))
     except ModuleNotFoundError as error:
@@ -155,7 +157,10 @@ def caption(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Describe photos twice: with the unmodified model, and with methods acting."""
+    """Describe photos twice: with the unmodified model, and with methods acting.
+
+    Example: lvlm-fix caption photo.jpg --method vhr --set vhr.strength=2 --max-new-tokens 64
+    """
     import lvlm_fix as lf
     from lvlm_fix.ask.asked import asked_by
     from lvlm_fix.ask.calibration import shipped
@@ -297,6 +302,8 @@ def marked(text: str, other: str) -> Text:
 def methods(as_json: AsJson = False) -> None:
     """List the methods: papers, the places they edit, what they need and where they depart from the
     paper (--json), and which are controls.
+
+    Example: lvlm-fix methods --json
     """
     from lvlm_fix.methods import METHODS
     from lvlm_fix.tools.listing import listed
@@ -318,7 +325,10 @@ def methods(as_json: AsJson = False) -> None:
 
 @app.command()
 def families(as_json: AsJson = False) -> None:
-    """List the model families and what was found, on tiny random models, to work with them."""
+    """List the model families and what was found, on tiny random models, to work with them.
+
+    Example: lvlm-fix families --json
+    """
     from lvlm_fix.tools.probing import read_probed
 
     rows = read_probed()
@@ -346,7 +356,7 @@ def bench(
         list[str] | None, typer.Option("--set", help="method.setting=value, may be repeated")
     ] = None,
     batch: Annotated[str, typer.Option(help="batch sizes, as 1,4,16")] = "1",
-    tokens: Annotated[int, typer.Option(help="decoded behind the first one")] = 24,
+    tokens: Annotated[int, typer.Option(help="tokens decoded behind the first one")] = 24,
     repeats: Annotated[
         int, typer.Option(help="rounds at batch 1; half as many, at least 2, at others")
     ] = 2,
@@ -369,6 +379,8 @@ def bench(
 ) -> None:
     """What methods cost: time and memory as ratios to the unmodified model, interleaved in the same
     run.
+
+    Example: lvlm-fix bench --model tiny --method vhr --batch 1,4 --tokens 16
     """
     from dataclasses import asdict
 
@@ -518,6 +530,8 @@ def export(
 ) -> None:
     """Fold a static gain of chosen heads into a plain checkpoint, or take directions of invention
     out of one (nullu); with --check, prove that a gain equals MODEL fixed.
+
+    Example: lvlm-fix export tiny exported --heads heads.json --strength 2
     """
     from lvlm_fix.methods import VHR
     from lvlm_fix.tools import export as exporting
@@ -672,8 +686,11 @@ def heads_score(
 ) -> None:
     """Score every head on a folder of photos, or on labelled texts about them; save mean, deviation
     and n.
+
+    Example: lvlm-fix heads score --images photos/ --metric vhd --out heads.json
     """
     import lvlm_fix as lf
+    from lvlm_fix.images import SUFFIXES
     from lvlm_fix.tools.effects import EFFECTS, read_labelled
     from lvlm_fix.tools.scoring import score_words
 
@@ -690,9 +707,9 @@ def heads_score(
         table = score_words(loaded, processor, texts, metric=metric, prompt=prompt, name=model)
         table.save(out_)
         return print(f"{table.n} of {len(labelled)} texts -> {out_}", file=sys.stderr)
-    paths = sorted(path for path in images.iterdir() if path.suffix.lower() in PHOTOS)[:limit]
+    paths = sorted(path for path in images.iterdir() if path.suffix.lower() in SUFFIXES)[:limit]
     if not paths:
-        raise DataError(f"there are no photos ({', '.join(PHOTOS)}) in {str(images)!r}")
+        raise DataError(f"there are no photos ({', '.join(SUFFIXES)}) in {str(images)!r}")
     loaded, processor = lf.load(model)
     photos = (lf.open_image(path) for path in track(paths, "scoring heads", console=err))
     table = lf.score_heads(loaded, processor, photos, metric=metric, prompt=prompt, name=model)
@@ -713,6 +730,8 @@ def heads_curves(
 ) -> None:
     """Measure how much attention each head gives the text written so far, at right and at invented
     object words: what AdaIAT goes by.
+
+    Example: lvlm-fix heads curves --images photos/ --truth objects.json --out curves.json
     """
     import lvlm_fix as lf
     from lvlm_fix.tools.asking import photos_of, truth_of
@@ -742,7 +761,10 @@ def heads_show(
     png: Annotated[Path | None, typer.Option(help="write a heat map here")] = None,
     top: Annotated[int, typer.Option(help="how many heads to list")] = 10,
 ) -> None:
-    """Show a head table: the highest scores, and a heat map."""
+    """Show a head table: the highest scores, and a heat map.
+
+    Example: lvlm-fix heads show heads.json --top 5 --png heads.png
+    """
     from lvlm_fix.heads.table import HeadTable
 
     scores = HeadTable.load(table)
@@ -775,6 +797,8 @@ def heads_compare(
 ) -> None:
     """Compare two head tables: rank correlation over all heads, and the highest heads that both
     share.
+
+    Example: lvlm-fix heads compare heads.json other.json --top 12
     """
     from lvlm_fix.heads.table import HeadTable, compare
 

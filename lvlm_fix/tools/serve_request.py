@@ -115,6 +115,7 @@ class Body(Strict):
     response_format: TextFormat | None = None
     # of no effect on a text
     user: str | None = None
+    dataset: str | None = None  # what VLMEvalKit asks for, told by its client for LMDeploy
     metadata: dict[str, Any] | None = None
     store: Literal[False] | None = None
 

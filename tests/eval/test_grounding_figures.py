@@ -12,6 +12,7 @@ import pytest
 import torch
 from lvlm_eval.grounding import COMBINED, Mentions, mentions_of, score
 from lvlm_eval.roc import Ranked, auroc, average_precision, out_of_fold
+from schema import held
 
 from lvlm_fix.errors import DataError
 from lvlm_fix.grounding import Grounding, words_of
@@ -142,7 +143,9 @@ def test_the_command_measures_the_embedded_model(
     monkeypatch.setattr(sys, "argv", words.split())
     with pytest.raises(SystemExit) as stop:
         cli.main()
-    document = json.loads(capsys.readouterr().out)
+    printed = capsys.readouterr().out
+    held(["eval", "grounding"], printed)
+    document = json.loads(printed)
     assert not stop.value.code
     assert document["photos"] == 6 and 0 < document["invented"] < document["object_words"]
     assert list(document["signals"]) == [

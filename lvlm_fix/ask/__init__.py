@@ -1,0 +1,1 @@
+"""Ask the model about the objects that it names (docs/ask.md)."""
