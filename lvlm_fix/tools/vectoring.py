@@ -51,9 +51,9 @@ def make(
     kind: Annotated[str, typer.Option(help="mean (difference), or vti")] = "mean",
     prompt: Annotated[str, typer.Option(help="what was asked")] = DESCRIBE,
     limit: Annotated[
-        int | None, typer.Option(help="only so many lines, drawn at random", min=1)
+        int | None, typer.Option(help="only this many lines, drawn at random", min=1)
     ] = None,
-    seed: Annotated[int, typer.Option(help="which lines are drawn")] = 0,
+    seed: Annotated[int, typer.Option(help="seed of that draw")] = 0,
     as_json: AsJson = False,
 ) -> None:
     """Measure in which direction a model's states differ between right and invented words.
@@ -115,7 +115,7 @@ def show(
         Path, typer.Argument(help="safetensors, a gguf control vector, or a folder of repsteer")
     ],
     counting: Annotated[
-        str, typer.Option(help="how it counts layers where it does not say so: decoder, or "
+        str, typer.Option(help="how it counts layers, if it does not say: decoder, or "
                                "hidden_states")
     ] = "file",
     as_json: AsJson = False,
