@@ -93,8 +93,10 @@ class _Live(Live[Float[Tensor, "batch width"]]):
         """The pass that is about to come, without a cache and unedited."""
         call, text = now.call, now.text
         given = call.about_photo()
-        valid = text.valid[:, : now.prompt_rows]
-        if not bool(valid.all()):
+        mask, valid = call.given.get("attention_mask"), text.valid[:, : now.prompt_rows]
+        if isinstance(mask, Tensor) and mask.ndim == 2:
+            given["attention_mask"] = mask  # some models count positions by it
+        elif not bool(valid.all()):  # a prepared mask is as wide as its cache
             more = torch.ones(text.batch, now.count - now.prompt_rows, dtype=torch.long)
             given["attention_mask"] = torch.cat((valid.long(), more), 1).to(text.device)
         for name in ("position_ids", "inputs_embeds"):
