@@ -31,7 +31,7 @@ FORMATS = (FORMAT, "pt", None)
 PICKLES = (".pt", ".pth", ".bin", ".pkl", ".pickle")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)  # not frozen: a compiler would hash a frozen one by its tensors
 class Vectors:
     """One vector for each of some layers, counted from 0 at the embeddings; `about` is the
     manifest.
