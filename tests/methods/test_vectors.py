@@ -267,7 +267,8 @@ def test_vectors_are_made_shown_and_steer(lvlm: Any, tmp_path: Path) -> None:
     ask = ("vectors", "make", "--images", tmp_path, "--words", words, "--out", out)
     code, told, _ = lvlm(*ask, "--limit", 2, "--seed", 4, "--kind", "vti", "--json")
     made = json.loads(told)
-    assert code == 0 and made["texts"] == "2" and made["seed"] == "4" and made["model"] == "tiny"
+    assert code == 0 and made["texts"] == "2" and made["seed"] == "4" and made["photos"] == "2"
+    assert made["model"] == "tiny" and made["counting"] == "decoder"
     assert made["sha256"] == sha256(words.read_bytes()).hexdigest()
     code, told, _ = lvlm("vectors", "show", out, "--json")
     shown = json.loads(told)
