@@ -90,7 +90,7 @@ class _Live(Live[Float[Tensor, "batch width"]]):
         given = call.about_photo()
         mask, valid = call.given.get("attention_mask"), text.valid[:, : now.prompt_rows]
         if isinstance(mask, Tensor) and mask.ndim == 2:
-            given["attention_mask"] = mask  # some models count positions by it
+            given["attention_mask"] = mask[:, -now.count :]  # some models count positions by it
         elif not bool(valid.all()):  # a prepared mask is as wide as its cache
             more = torch.ones(text.batch, now.count - now.prompt_rows, dtype=torch.long)
             given["attention_mask"] = torch.cat((valid.long(), more), 1).to(text.device)

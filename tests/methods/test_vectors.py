@@ -45,6 +45,8 @@ def test_safetensors_of_a_vector_a_layer_are_read(start: str, tmp_path: Path) ->
     assert equal(Vectors.load(path, "hidden_states"), shifted)  # entry 1 is what layer 0 gives
     with pytest.raises(lf.DataError, match=r"v\.safetensors.*set counting to decoder"):
         Vectors.load(path)
+    with pytest.raises(lf.DataError, match="counting is set to 'blocks'"):
+        Vectors.load(path, "blocks")
     said = stored(tmp_path / "said.safetensors", keys, counting="hidden_states")
     assert equal(Vectors.load(said), shifted)
     with pytest.raises(lf.DataError, match="counted by hidden_states, and counting is set to dec"):
