@@ -40,6 +40,7 @@ class Layer:
             for place in ("attention_logits", "attention_weights", "head_outputs")
         )
         self.hidden = HiddenStates(self, methods)
+        self._lookers = [live for live in self._here if live.wants_new_rows]
         self.acting = bool(methods)
         # whether its attention must be seen for the methods to act
         self.attends = bool(self._logits or self._weights or self._outputs) or any(
@@ -84,7 +85,10 @@ class Layer:
         ):  # behind the text are empty places, maybe unmasked
             key, value = key[:, :, : text.length], value[:, :, : text.length]
         at = self.at(now, key.shape[2], query.device)
-        looking = now.prompt_rows and any(live.wants_rows for live in self._here)
+        if now.prompt_rows:
+            looking = any(live.wants_rows for live in self._here)
+        else:
+            looking = bool(self._lookers)
         before = after = None
         if now.editable and (self._logits or self._weights or looking):
             check_rows(kwargs)
@@ -143,9 +147,11 @@ class Layer:
                 new = torch.where(edited > -torch.inf, new, edited)  # what is hidden stays hidden
             edited = self._accept(at, now, number, method, edited, new)
         weights = _softmax(edited, now)
-        plain = weights if edited is logits else None if now.whole else _softmax(logits, now)
-        if plain is not None and now.prompt_rows:
-            for live in self._here:
+        lookers = self._here if now.prompt_rows else self._lookers
+        unneeded = now.whole and not lookers
+        plain = weights if edited is logits else None if unneeded else _softmax(logits, now)
+        if plain is not None:
+            for live in lookers:
                 live.look(at, Rows(logits, plain, some))
         at.logits = edited
         for number, method in self._weights:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -98,6 +98,15 @@ class Method:
     def watches(self, layers: int) -> tuple[Watch[Any], ...]:
         """What the method needs in a decoder of so many layers; its edits read `at[watch]`."""
         return ()
+
+    def decoding(self, beams: int) -> tuple[int, Callable[..., Any] | None] | None:
+        """How many beams `generate` runs for a prompt with image, and what it is given as
+        `custom_generate` (None: the stock search); None where the stock decoding is left alone.
+
+        `beams` are those that the caller asked for, 1 where he asked for none. One method of a fix
+        may decode.
+        """
+        return None
 
     def attention_logits(
         self, logits: Float[Tensor, "batch heads query key"], at: AtLayer

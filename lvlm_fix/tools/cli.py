@@ -117,6 +117,16 @@ def _settings_in(path: Path) -> dict[str, str]:
     return {key: str(value) for key, value in found.items()}
 
 
+def ask_settings(
+    settings: dict[str, str], use: str | None
+) -> tuple[dict[str, str], dict[str, str]]:
+    """The settings of `--ask`, and those of the methods. Raises `SettingError` without `use`."""
+    asking = {key[4:]: value for key, value in settings.items() if key.startswith("ask.")}
+    if asking and use is None:
+        raise SettingError(f"--set ask.{next(iter(asking))} goes with --ask mark, drop or rewrite")
+    return asking, {k: value for k, value in settings.items() if not k.startswith("ask.")}
+
+
 @app.command()
 def caption(
     images: Annotated[list[Path], typer.Argument(help="photos", metavar="IMAGE...")],
@@ -157,13 +167,9 @@ def caption(
     from lvlm_fix.grounding import ground
     from lvlm_fix.models import answer_ids
 
-    settings = settings_of(set_ or [])
-    asking = {key[4:]: value for key, value in settings.items() if key.startswith("ask.")}
-    if asking and use is None:
-        raise SettingError(f"--set ask.{next(iter(asking))} goes with --ask mark, drop or rewrite")
+    asking, own = ask_settings(settings_of(set_ or []), use)
     check = None if use is None else asked_by(asking | {"use": use})
     curve = shipped(model)
-    own = {key: value for key, value in settings.items() if not key.startswith("ask.")}
     methods = lf.parse_methods(method, own)
     if max_new_tokens < 1:
         raise SettingError(f"max-new-tokens must be >= 1, got {max_new_tokens}")
@@ -582,6 +588,12 @@ def serve(
             help='methods joined by +; may be repeated, each is a name such as "tiny+vhr"'
         ),
     ] = None,
+    ask: Annotated[
+        list[str] | None,
+        typer.Option(
+            help='every name once more, texts checked: mark, drop or rewrite, as "tiny+ask:drop"'
+        ),
+    ] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="method.setting=value, may be repeated")
     ] = None,
@@ -599,11 +611,13 @@ def serve(
         bool, typer.Option("--continuous-batching", hidden=True)
     ] = False,
 ) -> None:
-    """Serve MODEL over an OpenAI-style endpoint: once plain, and once per --method.
+    """Serve MODEL over an OpenAI-style endpoint: plain, by --method, and each checked by --ask.
 
-    Example: lvlm-fix serve tiny --method vhr --method var+vhr --port 8000
+    Example: lvlm-fix serve tiny --method vhr --method var+vhr --ask rewrite --port 8000
     """
     import lvlm_fix as lf
+    from lvlm_fix.ask.asked import asked_by
+    from lvlm_fix.ask.calibration import shipped
 
     if continuous_batching:
         raise SettingError(
@@ -612,30 +626,38 @@ def serve(
         )
     if api_key is not None and not re.fullmatch(r"[!-~]+", api_key):
         raise SettingError("--api-key takes ASCII letters, digits and signs, and at least one")
-    chosen = {name: lf.parse_methods(name, settings_of(set_ or [])) for name in method or []}
+    asking, own = ask_settings(settings_of(set_ or []), ask[0] if ask else None)
+    for use in ask or []:
+        asked_by(asking | {"use": use})
+    chosen = {name: lf.parse_methods(name, own) for name in method or []}
     try:
         from lvlm_fix.tools.serve import Server, listen
     except ModuleNotFoundError as error:
         raise InputError(
             f"the server needs {error.name}, which is missing: pip install 'lvlm-fix[serve]'"
         ) from error
-    from lvlm_fix.tools.serve_worker import Limits, Worker
+    from lvlm_fix.tools.serve_worker import Choice, Limits, Worker
 
     limits = Limits(size=max_size, pixels=max_pixels, tokens=max_tokens, queue=queue)
     worker = Worker(*lf.load(model), limits)
     plain = Path(model).name if Path(model).is_dir() else model
-    named = {f"{plain}+{name}": methods for name, methods in chosen.items() if methods}
-    worker.try_out(named)
+    acting = {f"{plain}+{name}": methods for name, methods in chosen.items() if methods}
+    choices = {name: Choice(methods) for name, methods in ({plain: ()} | acting).items()}
+    for use in ask or []:
+        check = asked_by(asking | {"use": use}, worker.processor)
+        for name, methods in ({plain: ()} | acting).items():
+            choices[f"{name}+ask:{use}"] = Choice(methods, check, shipped(model))
+    worker.try_out(choices.values())
 
     def ready(at: int) -> None:
-        names = ", ".join([plain, *named])
+        names = ", ".join(choices)
         print(f"lvlm-fix serves {names} on http://{host}:{at}/v1", file=sys.stderr, flush=True)
         if api_key is None and host not in ("127.0.0.1", "localhost", "::1"):
             print(
                 "lvlm-fix: anyone who reaches this address may ask; see --api-key", file=sys.stderr
             )
 
-    listen(Server(worker, {plain: ()} | named, api_key), host, port, ready)
+    listen(Server(worker, choices, api_key), host, port, ready)
 
 
 @heads.command("score")

@@ -65,7 +65,7 @@ def test_one_tensor_of_layers_and_what_was_saved_are_read(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("tensors", "about", "match"),
     [
-        ({"layer.1": ROWS[1], "bias": ROWS[1]}, {}, "key 'bias' is not understood"),
+        ({"layer.1": ROWS[1], "bias": ROWS[2]}, {}, "key 'bias' is not understood"),
         ({"layer.1": ROWS[1], "2": ROWS[2]}, {}, "several kinds: 2, layer.1"),
         ({"layer.1": ROWS[1], "layer.01": ROWS[2]}, {}, "of one layer: layer.01, layer.1"),
         ({"layer.1": ROWS[1]}, {"mode": "project"}, "mode is 'project'"),
@@ -78,7 +78,6 @@ def test_one_tensor_of_layers_and_what_was_saved_are_read(tmp_path: Path) -> Non
         ({"layer.1": ROWS[1][:, None], "2": ROWS[2]}, {}, "several kinds"),
         ({"layer.1": ROWS[1][:, None], "layer.2": ROWS[2]}, {}, "layer 1 is not one row"),
         ({"layer.1": ROWS[1], "layer.3": ROWS[2][:2]}, {}, "layer 3 is 2 wide"),
-        ({}, {}, "holds no vectors"),
     ],
 )
 def test_what_is_not_understood_is_refused_by_name(
@@ -89,6 +88,11 @@ def test_what_is_not_understood_is_refused_by_name(
     with pytest.raises(lf.DataError, match=match) as error:
         lf.Steer(vectors=str(path), counting=counting)
     assert "odd.safetensors" in str(error.value)
+
+
+def test_no_vectors_are_refused() -> None:
+    with pytest.raises(lf.DataError, match="holds no vectors"):
+        Vectors({})
 
 
 def test_pickles_and_damaged_files_are_refused(tmp_path: Path) -> None:
