@@ -81,11 +81,14 @@ def first_device(model: PreTrainedModel) -> torch.device:
     return torch.device(getattr(hook, "execution_device", None) or "cpu")
 
 
-def decode(model: PreTrainedModel, ids: Tensor, config: GenerationConfig, **given: Any) -> Any:
-    """The stock decoding that `config` asks for, as `generate` calls it."""
+def decode(
+    model: PreTrainedModel, ids: Tensor, generation_config: GenerationConfig, **given: Any
+) -> Any:
+    """The stock decoding that a configuration asks for, as `generate` calls it."""
     inner: Any = model
-    own = inner._beam_search if (config.num_beams or 1) > 1 else inner._sample
-    return own(ids, generation_config=config, **given)
+    beams = (generation_config.num_beams or 1) > 1
+    own = inner._beam_search if beams else inner._sample
+    return own(ids, generation_config=generation_config, **given)
 
 
 class BeamPieces(NamedTuple):

@@ -20,6 +20,7 @@ from lvlm_fix.ask.rewrite import Rewriter
 from lvlm_fix.ask.sentences import drop
 from lvlm_fix.ask.wording import Wording
 from lvlm_fix.ask.words import behind_blank
+from lvlm_fix.core.decoding import decoding_of
 from lvlm_fix.errors import SettingError
 from lvlm_fix.models import processor_of
 from lvlm_fix.objects import Spot, coco
@@ -189,8 +190,12 @@ def _stock(
     model: PreTrainedModel, ids: Tensor, scores: Any, stop: Any, config: GenerationConfig,
     given: dict[str, Any],
 ) -> list[list[int]]:  # fmt: skip
-    """The new tokens of the stock decoding, greedy, sampled or by beams."""
-    out = decode(model, ids, config, logits_processor=scores, stopping_criteria=stop, **given)
+    """The new tokens of the stock decoding, greedy, sampled or by beams; or of the method's that
+    decodes.
+    """
+    own = decoding_of(model) or decode
+    out = own(model, ids, generation_config=config, logits_processor=scores,
+              stopping_criteria=stop, **given)  # fmt: skip
     out = out if isinstance(out, Tensor) else out.sequences
     return out[:, ids.shape[1] :].tolist()
 

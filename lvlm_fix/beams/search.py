@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -27,6 +27,7 @@ __all__ = ["BARRED", "Judge", "Search"]
 BARRED = -999.0  # the logit of a token that is not to be taken
 
 
+@runtime_checkable
 class Judge(Protocol):
     """What a method says of one sample's candidates."""
 
@@ -54,7 +55,7 @@ class _State:
     """Beams after so many tokens; what a search goes back to."""
 
     beams: Beams
-    logits: Float[Tensor, "beam vocabulary"]  # of the next token
+    logits: Float[Tensor, "_ vocabulary"]  # of the next token; none in what is kept to go back to
     given: dict[str, Any]  # what the next pass is given
     known: Float[Tensor, "beam column"]  # the judge's
     came: Int[Tensor, " beam"]  # beam × vocabulary + token that led here
@@ -128,9 +129,9 @@ class Search:
                 if (place := judge.back()) is not None:
                     barred = judge.barred(place, states[place + 1].came)
                     state, looked = self._returned(states, place), None
-                    scores = state.logits - state.logits.amin(-1, keepdim=True) + BARRED
-                    scores = scores.flatten().index_fill(0, barred, BARRED).view_as(scores)
+                    scores = _without(state.logits, barred)
             state = self._step(state, scores, looked, judge)
+        cache.batch_select_indices(torch.arange(len(ids), device=ids.device))  # as many as came
         return state.beams
 
     def _look(self, state: _State, judge: Judge) -> tuple[_Looked, Tensor]:
@@ -177,6 +178,13 @@ class Search:
         logits, given = go_on(self.model, beams.ids, states[place - 1].given, place)
         del states[place + 1 :]
         return replace(states[place], logits=logits, given=given)
+
+
+def _without(logits: Tensor, barred: Tensor) -> Tensor:
+    """The logits, those of some tokens of some beams as low as the lowest that is possible."""
+    least = logits.masked_fill(logits == -torch.inf, torch.inf).amin(-1)
+    rows = barred // logits.shape[-1]
+    return logits.flatten().index_copy(0, barred, least[rows]).view_as(logits)
 
 
 def _cache(given: dict[str, Any]) -> Cache:

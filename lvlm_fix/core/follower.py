@@ -22,6 +22,7 @@ from lvlm_fix.core.caches import follow, length_of, release, text_of
 from lvlm_fix.core.call import Call, Signature, cache_in
 from lvlm_fix.core.generating import Generating
 from lvlm_fix.core.method import Method
+from lvlm_fix.core.prompt_cache import settle
 from lvlm_fix.core.text import Pass, Text
 from lvlm_fix.errors import InputError, ModelError
 from lvlm_fix.families import Family
@@ -256,6 +257,7 @@ class Follower:
             self._follow(made, text)
             if not made.is_compileable and length_of(made) > text.length:
                 self._fail("its cache came in unseen")
+        settle(now, call.cache if made is None else made)
         if text.any_with_image:
             with self.unedited():
                 for live in self.lives:

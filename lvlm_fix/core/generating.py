@@ -103,15 +103,16 @@ def _frame(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Frame:
 
 def _count(frame: Frame, number: int, found: Any) -> None:
     """Report the tokens that a method decoded. Raises `InputError` where another decoding ran."""
-    if frame.decoding is None or frame.text is None:
+    if frame.decoding is None:
         return
     if not frame.decoding.used:
         raise InputError(
             f"{frame.decoding.method} decodes by itself, and so did what was given as "
             "custom_generate: give one of them"
         )
-    sequences = getattr(found, "sequences", found)
-    frame.text.edited[number].add_(sequences.shape[1] - frame.prompt)
+    if frame.text is not None:
+        sequences = getattr(found, "sequences", found)
+        frame.text.edited[number].add_(sequences.shape[1] - frame.prompt)
 
 
 def _refuse(name: str) -> Any:

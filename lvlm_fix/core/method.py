@@ -22,6 +22,7 @@ from lvlm_fix.errors import PluginError
 __all__ = ["PLACES", "Method"]
 
 PLACES = (
+    "prompt_cache",
     "attention_logits",
     "attention_weights",
     "head_outputs",
@@ -107,6 +108,17 @@ class Method:
         may decode.
         """
         return None
+
+    def prompt_cache(
+        self,
+        keys: Float[Tensor, "batch heads key dim"],
+        values: Float[Tensor, "batch heads key dim"],
+        at: AtLayer,
+    ) -> tuple[Float[Tensor, "batch heads key dim"], Float[Tensor, "batch heads key dim"]]:
+        """Edit the first prompt's keys and values as they are cached, once, when it is complete:
+        what its last row sees, and all rows behind it. Heads are those of the keys.
+        """
+        return keys, values
 
     def attention_logits(
         self, logits: Float[Tensor, "batch heads query key"], at: AtLayer

@@ -56,6 +56,9 @@ class Text:
     widest: int = 0  # columns of a static cache
     kept: dict[Any, State] = field(default_factory=dict)  # by watch
     edited: dict[int, Tensor] = field(default_factory=dict)  # by method: rows that changed
+    # by layer: keys and values that the cache is to hold behind this pass
+    rewritten: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    settled: bool = False  # the prompt's cached keys or values were edited
 
     def __post_init__(self) -> None:
         self.shown = torch.zeros(self.batch, 0, dtype=torch.bool)
@@ -123,6 +126,10 @@ class Text:
     def cut(self, length: int) -> None:
         """Only the first `length` columns are left: the caller cropped the cache."""
         prompt = length < self.end
+        if prompt and self.settled:
+            raise InputError(
+                "the prompt's cached keys were edited, so it cannot be cut: pass it anew"
+            )
         read = self.shown.shape[1]
         if length < read:
             self.shown, self.valid, self.prompt_ids = (

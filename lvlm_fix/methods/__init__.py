@@ -27,6 +27,7 @@ from lvlm_fix.methods.opera import OPERA
 from lvlm_fix.methods.pai import PAI
 from lvlm_fix.methods.paint import PAINT
 from lvlm_fix.methods.plausible_only import PlausibleOnly
+from lvlm_fix.methods.pti import PTI
 from lvlm_fix.methods.random_heads import RandomHeads
 from lvlm_fix.methods.random_vector import RandomVector
 from lvlm_fix.methods.sid import SID
@@ -58,6 +59,7 @@ __all__ = [
     "PAI",
     "PAINT",
     "SID",
+    "PTI",
     "SLA",
     "SPIN",
     "VAF",
@@ -85,8 +87,8 @@ __all__ = [
 # these, and what other packages bring
 METHODS = Methods(
     ACT, AdaIAT, ADHH, DAMRO, DeCo, DoLa, EAH, EosBoost, Guide, HGAI, IAT, ICD, ILVAD, M3ID, MoD,
-    OPERA, PAI, PAINT, PlausibleOnly, RandomHeads, RandomVector, SID, SLA, SPIN, Steer, Truncate,
-    VAF, VAR, VCD, VHR, VISTA, VTI, YesPush,
+    OPERA, PAI, PAINT, PlausibleOnly, PTI, RandomHeads, RandomVector, SID, SLA, SPIN, Steer,
+    Truncate, VAF, VAR, VCD, VHR, VISTA, VTI, YesPush,
 )  # fmt: skip
 
 

@@ -83,11 +83,15 @@ PROBES: dict[str, tuple[Method, Method]] = {
     "vhr": (VHR(strength=1.0), VHR()),
     "vista": (VISTA(strength=0.0), VISTA()),
 }
-# methods with tests of their own: a random model has no words to be asked in and no token that ends
-# its text, what acts on written text does nothing at first, and vectors are made for one model
+# methods that one forward of a random model does not show: it has no words to be asked in and no
+# token that ends its text, what acts on written text does nothing at first, vectors are made for
+# one model, and some decode
 APART = frozenset(
-    {"adaiat", "guide", "eos-boost", "iat", "random-vector", "steer", "truncate", "vti", "yes-push"}
-)
+    {
+        "adaiat", "guide", "eos-boost", "iat", "opera", "pti", "random-vector", "steer", "truncate",
+        "vti", "yes-push",
+    }
+)  # fmt: skip
 
 
 def read_probed() -> list[dict[str, Any]]:
