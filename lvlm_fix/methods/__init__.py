@@ -28,6 +28,7 @@ from lvlm_fix.methods.paint import PAINT
 from lvlm_fix.methods.plausible_only import PlausibleOnly
 from lvlm_fix.methods.random_heads import RandomHeads
 from lvlm_fix.methods.random_vector import RandomVector
+from lvlm_fix.methods.savva import SAVVA
 from lvlm_fix.methods.sid import SID
 from lvlm_fix.methods.sla import SLA
 from lvlm_fix.methods.spin import SPIN
@@ -55,6 +56,7 @@ __all__ = [
     "METHODS",
     "PAI",
     "PAINT",
+    "SAVVA",
     "SID",
     "SLA",
     "SPIN",
@@ -83,8 +85,8 @@ __all__ = [
 # these, and what other packages bring
 METHODS = Methods(
     ACT, AdaIAT, ADHH, DAMRO, DeCo, DoLa, EAH, EosBoost, Guide, HGAI, IAT, ICD, ILVAD, M3ID, MoD,
-    PAI, PAINT, PlausibleOnly, RandomHeads, RandomVector, SID, SLA, SPIN, Steer, Truncate, VAF, VAR,
-    VCD, VHR, VISTA, VTI, YesPush,
+    PAI, PAINT, PlausibleOnly, RandomHeads, RandomVector, SAVVA, SID, SLA, SPIN, Steer, Truncate,
+    VAF, VAR, VCD, VHR, VISTA, VTI, YesPush,
 )  # fmt: skip
 
 

@@ -101,7 +101,18 @@ PROBES: dict[str, tuple[Method, Method]] = {
 # methods with tests of their own: a random model has no words to be asked in and no token that ends
 # its text, what acts on written text does nothing at first, and vectors are made for one model
 APART = frozenset(
-    {"adaiat", "guide", "eos-boost", "iat", "random-vector", "steer", "truncate", "vti", "yes-push"}
+    {
+        "adaiat",
+        "guide",
+        "eos-boost",
+        "iat",
+        "random-vector",
+        "savva",
+        "steer",
+        "truncate",
+        "vti",
+        "yes-push",
+    }
 )
 
 
