@@ -23,9 +23,11 @@ from lvlm_fix.methods.icd import ICD
 from lvlm_fix.methods.ilvad import ILVAD
 from lvlm_fix.methods.m3id import M3ID
 from lvlm_fix.methods.mod import MoD
+from lvlm_fix.methods.opera import OPERA
 from lvlm_fix.methods.pai import PAI
 from lvlm_fix.methods.paint import PAINT
 from lvlm_fix.methods.plausible_only import PlausibleOnly
+from lvlm_fix.methods.pti import PTI
 from lvlm_fix.methods.random_heads import RandomHeads
 from lvlm_fix.methods.random_vector import RandomVector
 from lvlm_fix.methods.savva import SAVVA
@@ -54,10 +56,12 @@ __all__ = [
     "ILVAD",
     "M3ID",
     "METHODS",
+    "OPERA",
     "PAI",
     "PAINT",
     "SAVVA",
     "SID",
+    "PTI",
     "SLA",
     "SPIN",
     "VAF",
@@ -85,8 +89,8 @@ __all__ = [
 # these, and what other packages bring
 METHODS = Methods(
     ACT, AdaIAT, ADHH, DAMRO, DeCo, DoLa, EAH, EosBoost, Guide, HGAI, IAT, ICD, ILVAD, M3ID, MoD,
-    PAI, PAINT, PlausibleOnly, RandomHeads, RandomVector, SAVVA, SID, SLA, SPIN, Steer, Truncate,
-    VAF, VAR, VCD, VHR, VISTA, VTI, YesPush,
+    OPERA, PAI, PAINT, PlausibleOnly, PTI, RandomHeads, RandomVector, SAVVA, SID, SLA, SPIN, Steer,
+    Truncate, VAF, VAR, VCD, VHR, VISTA, VTI, YesPush,
 )  # fmt: skip
 
 

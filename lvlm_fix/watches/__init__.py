@@ -3,6 +3,7 @@
 A watch is a frozen dataclass that a method declares (`Method.watches`) and reads (`at[watch]`).
 """
 
+from lvlm_fix.watches.answer_rows import AnswerRows, NewRow
 from lvlm_fix.watches.branch import Branch
 from lvlm_fix.watches.calibrated import Calibrated, Levels
 from lvlm_fix.watches.column_means import ColumnMeans
@@ -20,10 +21,12 @@ from lvlm_fix.watches.sinks import ChannelSinks, ReceivedSinks, sink_masks
 from lvlm_fix.watches.steering import Steering
 from lvlm_fix.watches.tower import ClsRows
 from lvlm_fix.watches.tower_looks import TowerLooks, local_and_summary
+from lvlm_fix.watches.tower_steering import TowerSteering
 from lvlm_fix.watches.views import DisturbedPrompt, NoImage, NoisedImage, View, diffused
 from lvlm_fix.watches.written import AnswerTokens, EndTokens, Written
 
 __all__ = [
+    "AnswerRows",
     "AnswerTokens",
     "Branch",
     "Calibrated",
@@ -42,6 +45,7 @@ __all__ = [
     "LastRows",
     "LeastSeen",
     "Levels",
+    "NewRow",
     "MostSeen",
     "NoImage",
     "NoisedImage",
@@ -53,6 +57,7 @@ __all__ = [
     "Steering",
     "TextRows",
     "TowerLooks",
+    "TowerSteering",
     "TowerPicked",
     "View",
     "WithoutImage",
