@@ -356,19 +356,17 @@ def bench(
         list[str] | None, typer.Option("--set", help="method.setting=value, may be repeated")
     ] = None,
     batch: Annotated[str, typer.Option(help="batch sizes, as 1,4,16")] = "1",
-    tokens: Annotated[int, typer.Option(help="tokens decoded behind the first one")] = 24,
+    tokens: Annotated[int, typer.Option(help="tokens decoded after the first one")] = 24,
     repeats: Annotated[
         int, typer.Option(help="rounds at batch 1; half as many, at least 2, at others")
     ] = 2,
     image_tokens: Annotated[
         str | None,
-        typer.Option(help="a table of extra memory over lengths instead, as 576,1152,2880"),
+        typer.Option(help="measure extra memory instead, at these lengths: 576,1152,2880"),
     ] = None,
     ask: Annotated[
         int | None,
-        typer.Option(
-            help="what asking about so many objects costs beside a text of --tokens instead"
-        ),
+        typer.Option(help="measure instead what it costs to ask about this many objects"),
     ] = None,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16")] = "float32",
     device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
@@ -438,7 +436,6 @@ def bench(
     if as_json:
         return emit({"rows": rows or [asdict(row) for row in found], "machine": where})
     if counts:
-        head = ("image tokens", "method", "extra MiB", "unmodified MiB")
         cells = [
             (
                 str(row["image_tokens"]),
@@ -448,30 +445,22 @@ def bench(
             )
             for row in rows
         ]
+        _table(("image tokens", "method", "extra MiB", "unmodified MiB"), cells)
     else:
-        head = (
-            "method",
-            "batch",
-            "first prefill",
-            "next prefill",
-            "of it without image",
-            "decode",
-            "tokens/s",
-            "ratio",
-            "memory",
-            "n",
-        )
-        cells = [
-            (row.method if row.acted else f"{row.method} (did nothing)", str(row.batch),
-            _spread(row.prefill_ratio),
-             _spread(row.again_ratio), f"{row.no_image_ratio[0]:.3f}", _spread(row.decode_ratio),
-             f"{row.tokens_per_second:.1f}", f"{row.tokens_per_second_ratio[0]:.3f}",
-             f"{row.memory_ratio:.3f}",
-             str(row.rounds))
-            for row in found
+        names = [row.method if row.acted else f"{row.method} (did nothing)" for row in found]
+        times = [
+            (name, str(row.batch), _spread(row.prefill_ratio), _spread(row.again_ratio),
+             _spread(row.decode_ratio), str(row.rounds))
+            for name, row in zip(names, found, strict=True)
         ]  # fmt: skip
-    for line in (head, ["---"] * len(head), *cells):  # Markdown, ready for a page
-        print(f"| {' | '.join(line)} |")
+        costs = [
+            (name, str(row.batch), f"{row.no_image_ratio[0]:.3f}", f"{row.tokens_per_second:.1f}",
+             f"{row.tokens_per_second_ratio[0]:.3f}", f"{row.memory_ratio:.3f}")
+            for name, row in zip(names, found, strict=True)
+        ]  # fmt: skip
+        _table(("method", "batch", "first prefill", "next prefill", "decode", "n"), times)
+        print()
+        _table(("method", "batch", "prefill without image", "tokens/s", "ratio", "memory"), costs)
     for row in found:
         if row.method == "none":
             print(
@@ -484,6 +473,12 @@ def bench(
         f" {where['attention']}, torch {where['torch']}, transformers"
         f" {where['transformers']}.{' Ratios: median (quartiles).' if found else ''}"
     )
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Markdown, ready for a page."""
+    for line in (head, ["---"] * len(head), *rows):
+        print(f"| {' | '.join(line)} |")
 
 
 def _counts(option: str, text: str) -> tuple[int, ...]:
