@@ -89,8 +89,8 @@ PROBES: dict[str, tuple[Method, Method]] = {
 # one model, and some decode
 APART = frozenset(
     {
-        "adaiat", "guide", "eos-boost", "iat", "opera", "pti", "random-vector", "steer", "truncate",
-        "vti", "yes-push",
+        "adaiat", "guide", "eos-boost", "iat", "opera", "pti", "random-vector", "savva", "steer",
+        "truncate", "vti", "yes-push",
     }
 )  # fmt: skip
 
