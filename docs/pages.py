@@ -1,4 +1,6 @@
-"""Pages of the site that are made, not written: one for every method, from its docstrings."""
+"""Pages of the site that are made, not written: one for every method, from its docstrings, and the
+API, whose names come from the package and whose text mkdocstrings reads.
+"""
 
 from __future__ import annotations
 
@@ -10,18 +12,31 @@ import sys
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
+from lvlm_fix import ROOMS
 from lvlm_fix.methods import METHODS
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Adds `methods/NAME.md` for every method of this package and of installed ones."""
+    """Adds `methods/NAME.md` for every method of this package and of installed ones, and
+    `api.md`.
+    """
     names = list(METHODS)
     for name in names:
         files.append(File.generated(config, f"methods/{name}.md", content=page(name)))
     lines = "".join(f"- [`{name}`]({name}.md): {first(name)}\n" for name in names)
     index = f"# Methods\n\nEvery page is made from the method's own docstrings.\n\n{lines}"
     files.append(File.generated(config, "methods/index.md", content=index))
+    files.append(File.generated(config, "api.md", content=api()))
     return files
+
+
+def api() -> str:
+    """Every public name of `lvlm_fix` but the methods, by the module that owns it."""
+    parts = ["# API\n\nAll names are found in `lvlm_fix`: `import lvlm_fix as lf`.\n"]
+    for room, names in ROOMS.items():
+        parts.append(f"## {room.removeprefix('lvlm_fix.')}\n")
+        parts += [f"::: {room}.{name}\n" for name in names]
+    return "\n".join(parts)
 
 
 def page(name: str) -> str:

@@ -46,6 +46,7 @@ REFUSED = [
     for name, how in PROBED[family].items()
     if how == "refused"
 ]
+REFUSED += [(family, "vti") for family, name in REFUSED if name == "vista"]  # the MLP is missing
 supported = pytest.mark.parametrize(
     ("family", "case"),
     [
@@ -397,7 +398,7 @@ def test_a_static_cache_gives_the_same(family: str, case: str, padded: bool) -> 
 
 
 @pytest.mark.parametrize(
-    "case", sorted(CASES.keys() - {"paint", "pti"})
+    "case", sorted(CASES.keys() - {"paint", "damro", "pti"})
 )  # which want a vision tower with a CLS token, and a cache that keeps every key
 def test_a_static_cache_in_which_every_layer_slides_gives_the_same(case: str) -> None:
     model, inputs = miniature("mistral3")

@@ -35,7 +35,7 @@ def text_under(case: str, model: Any, processor: Any) -> list[int]:
     photo = lf.open_image(sample_photos()[0])
     methods = OWN[case] if case in OWN else (CASES | OPERATED)[case][1]
     if isinstance(methods, Steers):  # the cases' vectors are of the miniatures' width
-        methods = replace(methods, vectors=vectors_of(range(1, 4), 256, length=8.0))
+        methods = replace(methods, vectors=vectors_of(range(1, 4), 256, length=100.0))
     with lf.fix(model, methods):
         return answer_ids(model, processor, [photo], [DESCRIBE], max_new_tokens=TOKENS)[0]
 
