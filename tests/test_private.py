@@ -15,7 +15,10 @@ from lvlm_fix.core.attention import PREFIX, register
 from lvlm_fix.core.call import Signature, cache_in
 from lvlm_fix.tools.miniature import miniature
 
-OTHERS = ("_attn_implementation", "_commit_hash", "_name_or_path", "ALL_ATTENTION_FUNCTIONS",
+OTHERS = ("_attn_implementation", "_beam_search_has_unfinished_sequences",
+          "_check_early_stop_heuristic", "_get_running_beams_for_next_iteration",
+          "_get_top_k_continuations", "_update_finished_beams",
+          "_commit_hash", "_name_or_path", "ALL_ATTENTION_FUNCTIONS",
           "ALL_MASK_ATTENTION_FUNCTIONS", "_beam_search", "_eos_token_tensor", "_pad_token_tensor",
           "_prefill", "_sample", "_update_model_kwargs_for_generation")  # fmt: skip
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from lvlm_fix.errors import DataError
+from lvlm_fix.images import SUFFIXES
 
 __all__ = [
     "Record",
@@ -188,7 +189,9 @@ def _whole(value: Any) -> int | None:
     if not isinstance(value, str):
         return int(value) if math.isfinite(value) and value == int(value) else None
     found = re.fullmatch(
-        r"(?:.*[/\\_])?0*(\d+)(?:\.(?:jpe?g|png|webp))?", value.strip(), re.IGNORECASE
+        rf"(?:.*[/\\_])?0*(\d+)(?:{'|'.join(map(re.escape, SUFFIXES))})?",
+        value.strip(),
+        re.IGNORECASE,
     )
     return int(found[1]) if found and len(found[1]) <= DIGITS else None
 

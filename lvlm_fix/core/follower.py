@@ -21,6 +21,8 @@ from lvlm_fix.core.attention import Tap
 from lvlm_fix.core.caches import follow, length_of, release, text_of
 from lvlm_fix.core.call import Call, Signature, cache_in
 from lvlm_fix.core.generating import Generating
+from lvlm_fix.core.method import Method
+from lvlm_fix.core.prompt_cache import settle
 from lvlm_fix.core.text import Pass, Text
 from lvlm_fix.errors import InputError, ModelError
 from lvlm_fix.families import Family
@@ -66,10 +68,12 @@ class Follower:
         self._checked = False
         self.unreached: frozenset[int] = frozenset()  # acting layers without attention of this kind
 
-    def attach(self, attached: Attached, edit: Edit) -> None:
-        """Run every forward of the model within a pass; `edit` its output behind it."""
+    def attach(self, attached: Attached, edit: Edit, own: tuple[int, Method] | None = None) -> None:
+        """Run every forward of the model within a pass; `edit` its output behind it. `own`: the
+        method that decodes, and its place.
+        """
         runs = self.family.runs
-        self._generating.attach(attached, runs)
+        self._generating.attach(attached, runs, self.family.image_tokens, own)
         base = runs.base_model
         for part in (runs,) if base is runs else (runs, base):
             attached.attribute(part, "forward", self._wrapped(part, edit if part is runs else None))
@@ -142,7 +146,7 @@ class Follower:
             self._begin(call)
         except BaseException:
             if self.now is not None:
-                self.now.text.withdraw(self.now)
+                self.now.withdraw()
             self._close()
             raise
         return call
@@ -191,7 +195,6 @@ class Follower:
                 self.last = text
                 if frame is not None:
                     frame.text = text
-        text.check(ids)
         now = self.now = text.advance(ids, call.valid(ids), promised)
         now.call = call
         if cache is not None:
@@ -254,6 +257,7 @@ class Follower:
             self._follow(made, text)
             if not made.is_compileable and length_of(made) > text.length:
                 self._fail("its cache came in unseen")
+        settle(now, call.cache if made is None else made)
         if text.any_with_image:
             with self.unedited():
                 for live in self.lives:

@@ -15,6 +15,7 @@ __all__ = ["Family", "entering", "family_of", "mlp_of"]
 
 CROSS = "its image is seen through cross-attention layers, no key of its decoder is an image token"
 REFUSED = {
+    "diffusion_gemma": "it denoises whole blocks of text, no row predicts the next token",
     "idefics": CROSS,
     "mllama": CROSS,
 }  # by model type: families whose configuration does not tell
@@ -98,8 +99,16 @@ def family_of(model: PreTrainedModel) -> Family:
 
 
 def entering(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor:
-    """The hidden states that a decoder layer is called with: batch query width."""
-    return kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
+    """The hidden states that a decoder layer is called with: batch query width. Raises `ModelError`
+    where layers pass several streams of them.
+    """
+    hidden: Tensor = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
+    if hidden.ndim != 3:
+        raise ModelError(
+            f"the decoder's layers pass {hidden.shape[2]} streams of hidden states, not one: no "
+            "method can look at them"
+        )
+    return hidden
 
 
 def mlp_of(layer: nn.Module) -> nn.Module:

@@ -27,12 +27,15 @@ def check(
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="method.setting=value, may be repeated")
     ] = None,
-    rounds: Annotated[int, typer.Option(help="how often time is measured")] = 4,
+    rounds: Annotated[int, typer.Option(help="rounds in which time is measured")] = 4,
     as_json: Annotated[
         bool, typer.Option("--json", help="print one JSON document on standard output")
     ] = False,
 ) -> None:
-    """Whether methods act rightly here, and what they cost: one line each; exit code 1 if not."""
+    """Whether methods act rightly here, and what they cost: one line each; exit code 1 if not.
+
+    Example: lvlm-fix check tiny --method vhr --rounds 2
+    """
     import torch
 
     from lvlm_fix.tools.check import cases

@@ -5,6 +5,7 @@ else.
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 import time
@@ -27,9 +28,7 @@ from lvlm_fix.tools import asking, checking, vectoring
 
 __all__ = ["app", "main", "settings_of"]
 
-app = typer.Typer(
-    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__
-)
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 heads = typer.Typer(no_args_is_help=True, help="Score attention heads, and look at the scores.")
 app.add_typer(heads, name="heads")
 app.add_typer(asking.app, name="ask")
@@ -37,6 +36,7 @@ app.add_typer(vectoring.app, name="vectors")
 app.command("check")(checking.check)
 out, err = Console(), Console(stderr=True)
 
+COMPLETING, TYPED = "_LVLM_FIX_COMPLETE", "_TYPER_COMPLETE_ARGS"
 ROOMS = {
     "eval": "Measure hallucination: run, score, compare, report.",
     "demo": "Look at one photo on a page: before, after, and where the model looked.",
@@ -47,7 +47,6 @@ EXTRAS = {  # what an extra brings -> the extra
     "pycocotools": "eval", "statsmodels": "eval",
     "pydantic": "serve", "starlette": "serve", "uvicorn": "serve",
 }  # fmt: skip
-PHOTOS = (".jpg", ".jpeg", ".png", ".webp")
 Model = Annotated[
     str, typer.Option(help='a hub name, a folder, or "tiny", the embedded small test model')
 ]
@@ -59,7 +58,10 @@ def main() -> None:
 
     Rooms above the library bring commands of their own; only the one that is asked for is loaded.
     """
-    asked = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
+    words = sys.argv[1:]
+    if COMPLETING in os.environ:  # a shell asks what may follow the words that are typed
+        words = (os.environ.get("COMP_WORDS") or os.environ.get(TYPED) or "").split()[1:]
+    asked = next((word for word in words if not word.startswith("-")), "")
     try:
         for command in entry_points(group="lvlm_fix.commands"):
             if command.name == asked:
@@ -67,7 +69,7 @@ def main() -> None:
             else:
                 about = ROOMS.get(command.name, "A command of another package.")
                 app.add_typer(typer.Typer(help=about), name=command.name, help=about)
-        app()
+        app(prog_name="lvlm-fix")  # however it was started: completion goes by this name
     except LvlmFixError as error:
         _stop(str(error))
     except ModuleNotFoundError as error:
@@ -115,6 +117,16 @@ def _settings_in(path: Path) -> dict[str, str]:
     return {key: str(value) for key, value in found.items()}
 
 
+def ask_settings(
+    settings: dict[str, str], use: str | None
+) -> tuple[dict[str, str], dict[str, str]]:
+    """The settings of `--ask`, and those of the methods. Raises `SettingError` without `use`."""
+    asking = {key[4:]: value for key, value in settings.items() if key.startswith("ask.")}
+    if asking and use is None:
+        raise SettingError(f"--set ask.{next(iter(asking))} goes with --ask mark, drop or rewrite")
+    return asking, {k: value for k, value in settings.items() if not k.startswith("ask.")}
+
+
 @app.command()
 def caption(
     images: Annotated[list[Path], typer.Argument(help="photos", metavar="IMAGE...")],
@@ -145,20 +157,19 @@ def caption(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Describe photos twice: with the unmodified model, and with methods acting."""
+    """Describe photos twice: with the unmodified model, and with methods acting.
+
+    Example: lvlm-fix caption photo.jpg --method vhr --set vhr.strength=2 --max-new-tokens 64
+    """
     import lvlm_fix as lf
     from lvlm_fix.ask.asked import asked_by
     from lvlm_fix.ask.calibration import shipped
     from lvlm_fix.grounding import ground
     from lvlm_fix.models import answer_ids
 
-    settings = settings_of(set_ or [])
-    asking = {key[4:]: value for key, value in settings.items() if key.startswith("ask.")}
-    if asking and use is None:
-        raise SettingError(f"--set ask.{next(iter(asking))} goes with --ask mark, drop or rewrite")
+    asking, own = ask_settings(settings_of(set_ or []), use)
     check = None if use is None else asked_by(asking | {"use": use})
     curve = shipped(model)
-    own = {key: value for key, value in settings.items() if not key.startswith("ask.")}
     methods = lf.parse_methods(method, own)
     if max_new_tokens < 1:
         raise SettingError(f"max-new-tokens must be >= 1, got {max_new_tokens}")
@@ -291,6 +302,8 @@ def marked(text: str, other: str) -> Text:
 def methods(as_json: AsJson = False) -> None:
     """List the methods: papers, the places they edit, what they need and where they depart from the
     paper (--json), and which are controls.
+
+    Example: lvlm-fix methods --json
     """
     from lvlm_fix.methods import METHODS
     from lvlm_fix.tools.listing import listed
@@ -312,7 +325,10 @@ def methods(as_json: AsJson = False) -> None:
 
 @app.command()
 def families(as_json: AsJson = False) -> None:
-    """List the model families and what was found, on tiny random models, to work with them."""
+    """List the model families and what was found, on tiny random models, to work with them.
+
+    Example: lvlm-fix families --json
+    """
     from lvlm_fix.tools.probing import read_probed
 
     rows = read_probed()
@@ -361,6 +377,8 @@ def bench(
 ) -> None:
     """What methods cost: time and memory as ratios to the unmodified model, interleaved in the same
     run.
+
+    Example: lvlm-fix bench --model tiny --method vhr --batch 1,4 --tokens 16
     """
     from dataclasses import asdict
 
@@ -507,6 +525,8 @@ def export(
 ) -> None:
     """Fold a static gain of chosen heads into a plain checkpoint, or take directions of invention
     out of one (nullu); with --check, prove that a gain equals MODEL fixed.
+
+    Example: lvlm-fix export tiny exported --heads heads.json --strength 2
     """
     from lvlm_fix.methods import VHR
     from lvlm_fix.tools import export as exporting
@@ -563,6 +583,12 @@ def serve(
             help='methods joined by +; may be repeated, each is a name such as "tiny+vhr"'
         ),
     ] = None,
+    ask: Annotated[
+        list[str] | None,
+        typer.Option(
+            help='every name once more, texts checked: mark, drop or rewrite, as "tiny+ask:drop"'
+        ),
+    ] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="method.setting=value, may be repeated")
     ] = None,
@@ -580,11 +606,13 @@ def serve(
         bool, typer.Option("--continuous-batching", hidden=True)
     ] = False,
 ) -> None:
-    """Serve MODEL over an OpenAI-style endpoint: once plain, and once per --method.
+    """Serve MODEL over an OpenAI-style endpoint: plain, by --method, and each checked by --ask.
 
-    Example: lvlm-fix serve tiny --method vhr --method var+vhr --port 8000
+    Example: lvlm-fix serve tiny --method vhr --method var+vhr --ask rewrite --port 8000
     """
     import lvlm_fix as lf
+    from lvlm_fix.ask.asked import asked_by
+    from lvlm_fix.ask.calibration import shipped
 
     if continuous_batching:
         raise SettingError(
@@ -593,30 +621,38 @@ def serve(
         )
     if api_key is not None and not re.fullmatch(r"[!-~]+", api_key):
         raise SettingError("--api-key takes ASCII letters, digits and signs, and at least one")
-    chosen = {name: lf.parse_methods(name, settings_of(set_ or [])) for name in method or []}
+    asking, own = ask_settings(settings_of(set_ or []), ask[0] if ask else None)
+    for use in ask or []:
+        asked_by(asking | {"use": use})
+    chosen = {name: lf.parse_methods(name, own) for name in method or []}
     try:
         from lvlm_fix.tools.serve import Server, listen
     except ModuleNotFoundError as error:
         raise InputError(
             f"the server needs {error.name}, which is missing: pip install 'lvlm-fix[serve]'"
         ) from error
-    from lvlm_fix.tools.serve_worker import Limits, Worker
+    from lvlm_fix.tools.serve_worker import Choice, Limits, Worker
 
     limits = Limits(size=max_size, pixels=max_pixels, tokens=max_tokens, queue=queue)
     worker = Worker(*lf.load(model), limits)
     plain = Path(model).name if Path(model).is_dir() else model
-    named = {f"{plain}+{name}": methods for name, methods in chosen.items() if methods}
-    worker.try_out(named)
+    acting = {f"{plain}+{name}": methods for name, methods in chosen.items() if methods}
+    choices = {name: Choice(methods) for name, methods in ({plain: ()} | acting).items()}
+    for use in ask or []:
+        check = asked_by(asking | {"use": use}, worker.processor)
+        for name, methods in ({plain: ()} | acting).items():
+            choices[f"{name}+ask:{use}"] = Choice(methods, check, shipped(model))
+    worker.try_out(choices.values())
 
     def ready(at: int) -> None:
-        names = ", ".join([plain, *named])
+        names = ", ".join(choices)
         print(f"lvlm-fix serves {names} on http://{host}:{at}/v1", file=sys.stderr, flush=True)
         if api_key is None and host not in ("127.0.0.1", "localhost", "::1"):
             print(
                 "lvlm-fix: anyone who reaches this address may ask; see --api-key", file=sys.stderr
             )
 
-    listen(Server(worker, {plain: ()} | named, api_key), host, port, ready)
+    listen(Server(worker, choices, api_key), host, port, ready)
 
 
 @heads.command("score")
@@ -645,8 +681,11 @@ def heads_score(
 ) -> None:
     """Score every head on a folder of photos, or on labelled texts about them; save mean, deviation
     and n.
+
+    Example: lvlm-fix heads score --images photos/ --metric vhd --out heads.json
     """
     import lvlm_fix as lf
+    from lvlm_fix.images import SUFFIXES
     from lvlm_fix.tools.effects import EFFECTS, read_labelled
     from lvlm_fix.tools.scoring import score_words
 
@@ -663,9 +702,9 @@ def heads_score(
         table = score_words(loaded, processor, texts, metric=metric, prompt=prompt, name=model)
         table.save(out_)
         return print(f"{table.n} of {len(labelled)} texts -> {out_}", file=sys.stderr)
-    paths = sorted(path for path in images.iterdir() if path.suffix.lower() in PHOTOS)[:limit]
+    paths = sorted(path for path in images.iterdir() if path.suffix.lower() in SUFFIXES)[:limit]
     if not paths:
-        raise DataError(f"there are no photos ({', '.join(PHOTOS)}) in {str(images)!r}")
+        raise DataError(f"there are no photos ({', '.join(SUFFIXES)}) in {str(images)!r}")
     loaded, processor = lf.load(model)
     photos = (lf.open_image(path) for path in track(paths, "scoring heads", console=err))
     table = lf.score_heads(loaded, processor, photos, metric=metric, prompt=prompt, name=model)
@@ -686,6 +725,8 @@ def heads_curves(
 ) -> None:
     """Measure how much attention each head gives the text written so far, at right and at invented
     object words: what AdaIAT goes by.
+
+    Example: lvlm-fix heads curves --images photos/ --truth objects.json --out curves.json
     """
     import lvlm_fix as lf
     from lvlm_fix.tools.asking import photos_of, truth_of
@@ -715,7 +756,10 @@ def heads_show(
     png: Annotated[Path | None, typer.Option(help="write a heat map here")] = None,
     top: Annotated[int, typer.Option(help="how many heads to list")] = 10,
 ) -> None:
-    """Show a head table: the highest scores, and a heat map."""
+    """Show a head table: the highest scores, and a heat map.
+
+    Example: lvlm-fix heads show heads.json --top 5 --png heads.png
+    """
     from lvlm_fix.heads.table import HeadTable
 
     scores = HeadTable.load(table)
@@ -748,6 +792,8 @@ def heads_compare(
 ) -> None:
     """Compare two head tables: rank correlation over all heads, and the highest heads that both
     share.
+
+    Example: lvlm-fix heads compare heads.json other.json --top 12
     """
     from lvlm_fix.heads.table import HeadTable, compare
 

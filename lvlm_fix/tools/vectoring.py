@@ -34,7 +34,9 @@ def group() -> None:
 @app.command()
 def make(
     images: Annotated[Path, typer.Option(help="the texts' folder of photos")],
-    out: Annotated[Path, typer.Option(help="the vectors to write (safetensors)")],
+    out: Annotated[
+        Path, typer.Option(help="the vectors to write: .safetensors, or .gguf without layer 0")
+    ],
     words: Annotated[
         Path | None,
         typer.Option(
@@ -118,7 +120,10 @@ def show(
     ] = "file",
     as_json: AsJson = False,
 ) -> None:  # fmt: skip
-    """Show the vectors in a file: layers (from 0), lengths, how like the one before, manifest."""
+    """Show the vectors in a file: layers (from 0), lengths, how like the one before, manifest.
+
+    Example: lvlm-fix vectors show vectors.safetensors
+    """
     from torch import cosine_similarity
 
     from lvlm_fix.vectors.vectors import COUNTINGS, Vectors

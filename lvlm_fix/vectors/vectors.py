@@ -25,6 +25,7 @@ COUNTINGS = ("decoder", "hidden_states")
 i-th of `output_hidden_states`, which is what layer i − 1 gives; entry 0 are the embeddings.
 """
 KEY = re.compile(r"(layer\.|direction\.|)(\d+)")
+TOWER = re.compile(r"tower\.(0|[1-9]\d*)")
 ONLY = {"mode": "add", "place": "residual"}  # what a file may say of how it is used
 FORMATS = (FORMAT, "pt", None)
 PICKLES = (".pt", ".pth", ".bin", ".pkl", ".pickle")
@@ -39,9 +40,10 @@ class Vectors:
     numbers, and several widths.
     """
 
-    rows: dict[int, Tensor]  # by decoder layer: width, float32
+    rows: dict[int, Tensor]  # by decoder layer: width
     source: str = "made in memory"
     about: Mapping[str, str] = field(default_factory=dict)
+    tower: dict[int, Tensor] = field(default_factory=dict)  # by vision layer: places width
 
     def __post_init__(self) -> None:
         if not self.rows:
@@ -58,6 +60,12 @@ class Vectors:
                     f" {next(iter(self.rows))} {self.width}"
                 )
 
+        for layer, rows in self.tower.items():
+            if rows.ndim != 2 or not rows.is_floating_point() or not rows.isfinite().all():
+                raise DataError(
+                    f"{self.source}: tower.{layer} is not places × width of finite numbers"
+                )
+
     @property
     def width(self) -> int:
         """How many numbers a vector has."""
@@ -68,9 +76,23 @@ class Vectors:
         return {layer: float(row.float().norm()) for layer, row in sorted(self.rows.items())}
 
     def save(self, path: str | Path) -> None:
-        """Write as safetensors, atomically: `layer.N`, the manifest as metadata."""
-        tensors = {f"layer.{n}": row.float().contiguous() for n, row in self.rows.items()}
+        """Write atomically: as safetensors, `layer.N`, the manifest as metadata; or, where the name
+        ends in `.gguf`, as a control vector, which has no place for layer 0.
+
+        Raises `DataError` where there is nothing but layer 0.
+        """
         partial = Path(f"{path}.partial")
+        if Path(path).suffix == ".gguf":
+            if self.tower:
+                raise DataError(f"{path}: a control vector has no place for the tower's vectors")
+            try:
+                partial.write_bytes(gguf.write(self.rows, self.about))
+            except ValueError as error:
+                raise DataError(f"cannot write {str(path)!r}: {error}") from None
+            os.replace(partial, path)
+            return
+        tensors = {f"layer.{n}": row.float().contiguous() for n, row in self.rows.items()}
+        tensors |= {f"tower.{n}": rows.float().contiguous() for n, rows in self.tower.items()}
         meta = dict(self.about) | {"format": FORMAT, "counting": "decoder", **ONLY}
         save_file(tensors, str(partial), meta)
         os.replace(partial, path)
@@ -86,7 +108,7 @@ class Vectors:
 
         Raises `DataError` naming the file, and the key that is not understood.
         """
-        file = Path(path)
+        file, tower = Path(path), dict[int, Tensor]()
         try:
             if file.is_dir():
                 found, about, own = *repsteer.read(file), "decoder"
@@ -95,9 +117,9 @@ class Vectors:
             elif file.suffix in PICKLES or start == b"PK\x03\x04":
                 raise ValueError("a pickle is never read; save its tensors as safetensors")
             else:
-                found, about = _read(file)
+                found, tower, about = _read(file)
                 own = about.get("counting", "")
-            return cls(_counted(found, own, counting), str(path), about)
+            return cls(_counted(found, own, counting), str(path), about, tower)
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             why = f"there is no {error}" if isinstance(error, KeyError) else error
             raise DataError(f"cannot read {str(path)!r} as vectors: {why}") from error
@@ -128,11 +150,11 @@ def _counted(found: dict[int, Tensor], own: str, asked: str) -> dict[int, Tensor
         if 0 in found:
             raise ValueError("entry 0 of hidden_states are the embeddings, which no layer gives")
         found = {entry - 1: row for entry, row in found.items()}
-    return {layer: found[layer].float() for layer in sorted(found)}
+    return {layer: found[layer] for layer in sorted(found)}
 
 
-def _read(path: Path) -> tuple[dict[int, Tensor], dict[str, str]]:
-    """Tensors by number, and the metadata, of a safetensors file."""
+def _read(path: Path) -> tuple[dict[int, Tensor], dict[int, Tensor], dict[str, str]]:
+    """Tensors by number, those of the vision tower, and the metadata, of a safetensors file."""
     with safe_open(str(path), "pt") as file:
         about: dict[str, str] = dict(file.metadata() or {})
         tensors: dict[str, Tensor] = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
@@ -141,8 +163,10 @@ def _read(path: Path) -> tuple[dict[int, Tensor], dict[str, str]]:
     for key, only in ONLY.items():
         if about.get(key, only) != only:
             raise ValueError(f"its {key} is {about[key]!r}, and only {only!r} is understood")
+    apart = [key for key in tensors if TOWER.fullmatch(key)]
+    tower = {int(key[len("tower.") :]): tensors.pop(key) for key in apart}
     if len(tensors) == 1 and (table := next(iter(tensors.values()))).ndim == 2:
-        return _numbered(table, about), about
+        return _numbered(table, about), tower, about
     matches = {key: KEY.fullmatch(key) for key in tensors}
     if unknown := [key for key, match in matches.items() if match is None]:
         raise ValueError(f"key {unknown[0]!r} is not understood; keys are layer.N, direction.N, N")
@@ -152,7 +176,7 @@ def _read(path: Path) -> tuple[dict[int, Tensor], dict[str, str]]:
     numbers = {key: int(number) for key, (_, number) in found.items()}
     if len(set(numbers.values())) < len(numbers):
         raise ValueError(f"two of its keys are of one layer: {', '.join(sorted(found))}")
-    return {number: tensors[key] for key, number in numbers.items()}, about
+    return {number: tensors[key] for key, number in numbers.items()}, tower, about
 
 
 def _numbered(

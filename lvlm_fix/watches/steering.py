@@ -16,7 +16,7 @@ __all__ = ["Steering"]
 
 @dataclass(frozen=True)
 class Steering(Watch["Float[Tensor, ' width']"]):
-    """The layer's vector: `at[Steering(vectors)]`, width.
+    """The layer's vector: `at[Steering(vectors)]`, width, float32.
 
     Raises `DataError` for vectors of another width than the model's.
     """
@@ -37,7 +37,7 @@ class Steering(Watch["Float[Tensor, ' width']"]):
 class _Live(Live["Float[Tensor, ' width']"]):
     def __init__(self, watch: Steering) -> None:
         super().__init__(watch)
-        self._rows = dict(watch.vectors.rows)
+        self._rows = {layer: row.float() for layer, row in watch.vectors.rows.items()}
 
     def value(self, at: AtLayer) -> Float[Tensor, " width"]:
         row, device = self._rows[at.layer], at.image.device

@@ -203,3 +203,65 @@ def test_vti_equals_hooks(samples: int) -> None:
     with torch.no_grad(), literal.states(model, edit, set(SOME.rows), mlp=True):
         wanted = model.generate(**inputs, **GREEDY)
     same(found, wanted, plain)
+
+
+def test_the_visual_half_of_vti_equals_hooks_in_the_tower() -> None:
+    model, inputs = miniature("llava")
+    tower = model.get_encoder(modality="image")
+    blocks = max((m for m in tower.modules() if isinstance(m, torch.nn.ModuleList)), key=len)
+    shapes: list[torch.Size] = []
+    hook = blocks[0].register_forward_hook(lambda m, a, o: shapes.append(tuple(_hidden(o).shape)))
+    with torch.no_grad():
+        plain = model(**inputs).logits
+    hook.remove()
+    ways = {n: torch.randn(shapes[0][1:]) for n in range(len(blocks))}
+    vectors = Vectors(SOME.rows, tower=ways)
+
+    def turn(layer: int, output: Tensor) -> Tensor:
+        new = output.clone()
+        for photo in range(len(new)):
+            for place in range(new.shape[1]):
+                row, way = new[photo, place].tolist(), ways[layer][place].tolist()
+                own = length(row)
+                moved = [x / own + 0.1 * 2 * d / length(way) for x, d in zip(row, way, strict=True)]
+                new[photo, place] = torch.tensor([x * own / length(moved) for x in moved])
+        return new
+
+    hooks = [
+        block.mlp.register_forward_hook(lambda m, a, o, n=n: turn(n, o))
+        for n, block in enumerate(blocks)
+    ]
+    with torch.no_grad():
+        wanted = model(**inputs).logits
+    for hook in hooks:
+        hook.remove()
+    method = lf.VTI(vectors=vectors, strength=0.0, visual=2.0)
+    with torch.no_grad(), lf.fix(model, method):
+        found = model(**inputs).logits
+        text = model.generate(**inputs, **GREEDY)
+    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=0)
+    assert not torch.allclose(wanted, plain, atol=1e-3)
+    torch.testing.assert_close(text.logits[0], wanted[:, -1], atol=1e-5, rtol=0)
+
+
+def _hidden(output: Any) -> Tensor:
+    return output if isinstance(output, Tensor) else output[0]
+
+
+def test_the_visual_half_is_refused_where_its_vectors_or_photos_are_missing() -> None:
+    model, inputs = miniature("llava", samples=1)
+    for tower, match in (
+        ({}, "no vectors of the vision tower"),
+        ({9: torch.ones(5, 32)}, r"tower\.9 is not of this model"),
+    ):
+        with pytest.raises(lf.DataError, match=match):
+            lf.fix(model, lf.VTI(vectors=Vectors(SOME.rows, tower=tower), visual=0.9))
+    wrong = lf.VTI(vectors=Vectors(SOME.rows, tower={0: torch.ones(3, 7)}), visual=0.9)
+    with (
+        torch.no_grad(),
+        lf.fix(model, wrong),
+        pytest.raises(lf.DataError, match=r"tower\.0 has \(3, 7\) places and width"),
+    ):
+        model(**inputs)
+    with pytest.raises(lf.DataError, match=r"tower\.0 is not places × width"):
+        Vectors(SOME.rows, tower={0: torch.ones(3)})

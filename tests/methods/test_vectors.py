@@ -65,7 +65,7 @@ def test_one_tensor_of_layers_and_what_was_saved_are_read(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("tensors", "about", "match"),
     [
-        ({"layer.1": ROWS[1], "bias": ROWS[1]}, {}, "key 'bias' is not understood"),
+        ({"layer.1": ROWS[1], "bias": ROWS[2]}, {}, "key 'bias' is not understood"),
         ({"layer.1": ROWS[1], "2": ROWS[2]}, {}, "several kinds: 2, layer.1"),
         ({"layer.1": ROWS[1], "layer.01": ROWS[2]}, {}, "of one layer: layer.01, layer.1"),
         ({"layer.1": ROWS[1]}, {"mode": "project"}, "mode is 'project'"),
@@ -78,7 +78,6 @@ def test_one_tensor_of_layers_and_what_was_saved_are_read(tmp_path: Path) -> Non
         ({"layer.1": ROWS[1][:, None], "2": ROWS[2]}, {}, "several kinds"),
         ({"layer.1": ROWS[1][:, None], "layer.2": ROWS[2]}, {}, "layer 1 is not one row"),
         ({"layer.1": ROWS[1], "layer.3": ROWS[2][:2]}, {}, "layer 3 is 2 wide"),
-        ({}, {}, "holds no vectors"),
     ],
 )
 def test_what_is_not_understood_is_refused_by_name(
@@ -89,6 +88,11 @@ def test_what_is_not_understood_is_refused_by_name(
     with pytest.raises(lf.DataError, match=match) as error:
         lf.Steer(vectors=str(path), counting=counting)
     assert "odd.safetensors" in str(error.value)
+
+
+def test_no_vectors_are_refused() -> None:
+    with pytest.raises(lf.DataError, match="holds no vectors"):
+        Vectors({})
 
 
 def test_pickles_and_damaged_files_are_refused(tmp_path: Path) -> None:
@@ -281,3 +285,24 @@ def test_vectors_are_made_shown_and_steer(lvlm: Any, tmp_path: Path) -> None:
     for extra, why in (((), "name one"), (("--pairs", words, "--words", words), "name one")):
         assert why in lvlm(*ask[:4], "--out", out, *extra)[2]
     assert "cannot read" in lvlm("vectors", "show", words)[2]
+
+
+def test_a_control_vector_is_written_as_its_specification_has_it(tmp_path: Path) -> None:
+    rows = {n: torch.randn(5) for n in range(4)}
+    path = tmp_path / "v.gguf"
+    about = {"model": "tiny", "kind": "mean"}
+    Vectors(rows, about=about).save(path)
+    found = Vectors.load(path)
+    assert list(found.rows) == [1, 2, 3]  # layer 0 has no place in the format
+    assert all(torch.equal(found.rows[n], rows[n]) for n in found.rows)
+    assert json.loads(found.about["general.description"]) == about
+    # the same bytes as a file written by the specification alone
+    fields: dict[str, str | int] = {
+        "general.architecture": "controlvector", "controlvector.model_hint": "tiny",
+        "general.description": json.dumps(about), "controlvector.layer_count": 3,
+    }  # fmt: skip
+    written = gguf(fields, {f"direction.{n}": rows[n] for n in (1, 2, 3)})
+    assert path.read_bytes().rstrip(b"\0") == written.rstrip(b"\0")
+    with pytest.raises(lf.DataError, match="begins at layer 1"):
+        Vectors({0: rows[0]}).save(path)
+    assert [file.name for file in tmp_path.iterdir()] == ["v.gguf"]
