@@ -23,7 +23,8 @@ def methods(as_json: AsJson = False) -> None:
     kinds = dict(METHODS)  # those of other packages are loaded here
     rows = [listed(kind) | {"name": name} for name, kind in kinds.items()]
     none: dict[str, Any] = {"name": "none", "paper": "", "edits": []}
-    rows.insert(0, none | {"needs": "", "departs": "", "control": False})
+    plain = {"rows": 1.0, "operations": 1.0}
+    rows.insert(0, none | {"needs": "", "departs": "", "control": False, "cost_per_token": plain})
     if as_json:
         return emit({"methods": rows})
     table = Table("method", "paper", "edits", "settings")
