@@ -10,6 +10,7 @@ a launch, as on a GPU with one text. Neither is a time.
 from __future__ import annotations
 
 import json
+import sys
 from contextlib import nullcontext
 from typing import Any
 
@@ -24,12 +25,12 @@ from lvlm_fix.images import open_image, sample_photos
 from lvlm_fix.method import Method
 from lvlm_fix.methods import METHODS, PTI
 from lvlm_fix.models import DESCRIBE, load, prepare
-from lvlm_fix.tools.costs import FILE
+from lvlm_fix.tools.costs import FILE, read_costs
 from lvlm_fix.tools.counting import Counted
 from lvlm_fix.vectors.steers import Steers
 from lvlm_fix.vectors.vectors import Vectors
 
-__all__ = ["cost_of", "counted"]
+__all__ = ["counted"]
 
 SHORT, LONG = 4, 8  # tokens of the two texts
 
@@ -62,32 +63,32 @@ def counted(
     return (many - few) / (LONG - SHORT), (second - first) / (LONG - SHORT)
 
 
-def cost_of(kind: type[Method], model: PreTrainedModel, processor: ProcessorMixin) -> Any:
-    """Both counts, of those of the unmodified model. Raises `LvlmFixError` where the method cannot
-    act in this model.
-    """
+def settled(kind: type[Method], model: PreTrainedModel) -> Method:
+    """A method with its defaults; one that goes by vectors is given some, of any values."""
     config = model.config.get_text_config()
-    given: dict[str, Any] = {}
     if issubclass(kind, Steers):
-        given = {"vectors": Vectors({0: torch.ones(config.hidden_size)})}
+        return kind(vectors=Vectors({0: torch.ones(config.hidden_size)}))
     if kind is PTI:
         width = config.hidden_size // config.num_attention_heads
-        given = {"vectors": {0: torch.ones(2, 2, config.num_key_value_heads, width)}}
-    plain, found = (counted(model, processor, one) for one in (None, kind(**given)))
-    pairs = zip(("rows", "operations"), found, plain, strict=True)
-    return {name: round(ours / theirs, 2) for name, ours, theirs in pairs}
+        return PTI(vectors={0: torch.ones(2, 2, config.num_key_value_heads, width)})
+    return kind()
 
 
 def main() -> None:
-    """Count every method, and write the table."""
+    """Count the methods named on the command line, or all; the table is written after each."""
     model, processor = load("tiny", device="cpu")
-    table = {}
-    for name, kind in METHODS.items():
+    table = read_costs() if sys.argv[1:] else {}
+    plain = counted(model, processor, None)
+    for name in sys.argv[1:] or METHODS:
         try:
-            table[name] = cost_of(kind, model, processor)
+            found = counted(model, processor, settled(METHODS[name], model))
         except LvlmFixError as error:
             print(f"{name}: {error}")
-    FILE.write_text(json.dumps({"model": "tiny", "per_token": table}, indent=1) + "\n")
+            continue
+        pairs = zip(("rows", "operations"), found, plain, strict=True)
+        table[name] = {what: round(ours / theirs, 2) for what, ours, theirs in pairs}
+        told = {"model": "tiny", "per_token": dict(sorted(table.items()))}
+        FILE.write_text(json.dumps(told, indent=1) + "\n")
 
 
 if __name__ == "__main__":
