@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from lvlm_fix.core.at import Host, Live, Watch, closure
 from lvlm_fix.core.attached import Attached, is_attached
+from lvlm_fix.core.decoding import own_decoding
 from lvlm_fix.core.follower import Follower
 from lvlm_fix.core.layer import Layer
 from lvlm_fix.core.method import Method
@@ -60,6 +61,7 @@ class Fix:
         self.family: Family = family_of(model)
         self.depth = len(self.family.layers)
         acting = [_layers_of(method, self.depth) for method in methods]
+        self._own = own_decoding(methods)
         if is_attached(self.family.decoder):
             raise ModelError(
                 "this model is fixed already; name all methods at once, as in 'var+vhr'"
@@ -87,10 +89,10 @@ class Fix:
                     model=self.model,
                     family=self.family,
                     layers=here,
-                    unedited=follower.unedited,
+                    unedited=follower.turns.unedited,
                     taps=follower.taps,
-                    running=lambda: follower.now is not None,
-                    aside=follower.aside,
+                    running=lambda: follower.turns.now is not None,
+                    aside=follower.turns.aside,
                     remember=remember,
                 )
             )
@@ -123,7 +125,7 @@ class Fix:
         follower.acting = frozenset(layer.number for layer in layers if layer.attends) & numbers
         for live in self._lives.values():
             live.attach(attached)
-        follower.attach(attached, NextToken(self.methods, self.depth, self._lives).edit)
+        follower.attach(attached, NextToken(self.methods, self.depth, self._lives).edit, self._own)
 
     def remove(self) -> None:
         """Detach; the model, its configuration and its hooks are as before. May be called twice."""

@@ -1,15 +1,16 @@
-"""What contrast methods share: the contrast of two branches' next-token logits, and which tokens
-stay plausible.
+"""What contrast methods share: the contrast of two branches' next-token logits, how far they are
+apart, and which tokens stay plausible.
 """
 
 from __future__ import annotations
 
 import math
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-__all__ = ["contrasted", "plausible", "refined"]
+__all__ = ["contrasted", "divergence", "plausible", "refined"]
 
 
 def plausible(
@@ -46,3 +47,11 @@ def refined(
     with_image, without = logits.log_softmax(-1), other.log_softmax(-1)
     mixed = strength * (with_image - without) + without
     return mixed.masked_fill(~plausible(with_image, share), -math.inf)
+
+
+def divergence(
+    one: Float[Tensor, "*rest vocabulary"], other: Float[Tensor, "*rest vocabulary"]
+) -> Float[Tensor, "*rest"]:
+    """Jensen-Shannon divergence of two distributions given as log-probabilities, in nats."""
+    middle = torch.logaddexp(one, other) - torch.log(torch.tensor(2.0))
+    return 0.5 * ((one.exp() * (one - middle)).sum(-1) + (other.exp() * (other - middle)).sum(-1))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import re
 import warnings
+from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
 
@@ -12,9 +15,19 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from lvlm_fix.errors import ImageError
 
-__all__ = ["PIXELS", "open_image", "sample_photos", "upright"]
+__all__ = ["NUMBERED", "PIXELS", "SUFFIXES", "open_image", "sample_photos", "upright"]
 
 PIXELS = 64_000_000  # of one picture, before it is decoded
+SUFFIXES = (
+    ".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif",
+)  # fmt: skip
+"""What files of pictures are called."""
+NUMBERED = re.compile(rf"(?:.*_)?0*(\d+)(?:{'|'.join(map(re.escape, SUFFIXES))})", re.IGNORECASE)
+"""The name of a photo that ends with its id: 000000000036.jpg, COCO_val2014_000000000036.jpg."""
+BRANDS = {  # of files that begin as ISO's media do: what they are
+    b"avif": "AVIF", b"avis": "AVIF", b"heic": "HEIC", b"heix": "HEIC", b"hevc": "HEIC",
+    b"heim": "HEIC", b"heis": "HEIC", b"mif1": "HEIC", b"msf1": "HEIC",
+}  # fmt: skip
 
 
 def sample_photos() -> list[Path]:
@@ -27,6 +40,8 @@ def open_image(
 ) -> Image.Image:
     """Read a photo, a file or its bytes, as RGB, turned upright by its EXIF data.
 
+    HEIC is read where `pillow_heif` is installed.
+
     Raises `ImageError` where it cannot be read, is of none of the `formats` (None: all that Pillow
     reads), or has more than `pixels`: these are not decoded.
     """
@@ -36,6 +51,8 @@ def open_image(
         raise ImageError(f"there is no image file {str(source)!r}")
     else:
         name, opened = repr(str(source)), Path(source)
+    if formats is None and (kind := _media(opened)) is not None:
+        _check_reads(kind, name)
     try:
         with warnings.catch_warnings():  # Pillow warns of what is refused here
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -54,6 +71,35 @@ def open_image(
         raise ImageError(f"{name} cannot be read as an image: it is {kinds}") from error
     except Exception as error:  # decoders raise what they like on damaged bytes
         raise ImageError(f"{name} cannot be read as an image: {error}") from error
+
+
+def _media(opened: io.BytesIO | Path) -> str | None:
+    """AVIF or HEIC, by the first bytes; None for all else."""
+    try:
+        head = opened.getvalue()[:12] if isinstance(opened, io.BytesIO) else _head(opened)
+    except OSError:  # the reader says why
+        return None
+    return BRANDS.get(head[8:12]) if head[4:8] == b"ftyp" else None
+
+
+def _head(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(12)
+
+
+def _check_reads(kind: str, name: str) -> None:
+    """Raise `ImageError` where Pillow does not read a kind, and nothing that is installed helps."""
+    Image.init()
+    if kind in Image.OPEN or (kind == "HEIC" and "HEIF" in Image.OPEN):
+        return
+    if kind == "HEIC":
+        with contextlib.suppress(ImportError):
+            return import_module("pillow_heif").register_heif_opener()
+    more = "pip install pillow-heif" if kind == "HEIC" else "a Pillow with AVIF (11.3 or later)"
+    raise ImageError(
+        f"{name} is a picture of kind {kind}, which this Pillow does not read: {more}, or save it "
+        "as JPEG or PNG"
+    )
 
 
 def upright(image: Image.Image) -> Image.Image:

@@ -5,9 +5,12 @@ Each is used by a test on every release of the matrix (`tests/test_private.py`).
 
 from __future__ import annotations
 
+import functools
+import inspect
+import re
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +24,9 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 __all__ = [
+    "asks_for_name",
+    "BeamPieces",
+    "beam_pieces",
     "commit_of",
     "first_device",
     "decode",
@@ -53,6 +59,16 @@ def implementation(module: nn.Module, name: str) -> Callable[..., Any]:
     return sys.modules[type(module).__module__].eager_attention_forward
 
 
+@functools.cache
+def asks_for_name(attention: type[nn.Module]) -> bool:
+    """Whether attention modules of this class act by the name of the implementation they use."""
+    try:
+        source = inspect.getsource(attention)
+    except OSError:
+        return False
+    return re.search(r'_attn_implementation\s*((not )?in\b|[!=]=\s*"sdpa")', source) is not None
+
+
 def register_attention(name: str, function: Callable[..., Any], like: str) -> None:
     """Register an attention function, with the mask function of the implementation `like`."""
     AttentionInterface.register(name, function)
@@ -79,11 +95,36 @@ def first_device(model: PreTrainedModel) -> torch.device:
     return torch.device(getattr(hook, "execution_device", None) or "cpu")
 
 
-def decode(model: PreTrainedModel, ids: Tensor, config: GenerationConfig, **given: Any) -> Any:
-    """The stock decoding that `config` asks for, as `generate` calls it."""
+def decode(
+    model: PreTrainedModel, ids: Tensor, generation_config: GenerationConfig, **given: Any
+) -> Any:
+    """The stock decoding that a configuration asks for, as `generate` calls it."""
     inner: Any = model
-    own = inner._beam_search if (config.num_beams or 1) > 1 else inner._sample
-    return own(ids, generation_config=config, **given)
+    beams = (generation_config.num_beams or 1) > 1
+    own = inner._beam_search if beams else inner._sample
+    return own(ids, generation_config=generation_config, **given)
+
+
+class BeamPieces(NamedTuple):
+    """The steps of the stock beam search, in the order of a turn of its loop."""
+
+    top: Callable[..., Any]  # the best continuations of all beams
+    running: Callable[..., Any]  # those that go on
+    ended: Callable[..., Any]  # the best of those that ended
+    hopeful: Callable[..., Any]  # whether a running one may beat them
+    going: Callable[..., Any]  # whether the search goes on
+
+
+def beam_pieces(model: PreTrainedModel) -> BeamPieces:
+    """The pieces of which a beam search can be made."""
+    inner: Any = model
+    return BeamPieces(
+        inner._get_top_k_continuations,
+        inner._get_running_beams_for_next_iteration,
+        inner._update_finished_beams,
+        inner._check_early_stop_heuristic,
+        inner._beam_search_has_unfinished_sequences,
+    )
 
 
 def start(
@@ -96,11 +137,11 @@ def start(
 
 
 def go_on(
-    model: PreTrainedModel, ids: Tensor, given: dict[str, Any]
+    model: PreTrainedModel, ids: Tensor, given: dict[str, Any], tokens: int = 1
 ) -> tuple[Tensor, dict[str, Any]]:
-    """The pass over the last of `ids`: the same."""
+    """The pass over the last `tokens` of `ids`: the same."""
     inner: Any = model
-    inputs = inner.prepare_inputs_for_generation(ids, next_sequence_length=1, **given)
+    inputs = inner.prepare_inputs_for_generation(ids, next_sequence_length=tokens, **given)
     output = inner(**inputs, return_dict=True)
     return output.logits[:, -1].float(), _following(model, output, given)
 

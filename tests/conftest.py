@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from jaxtyping import install_import_hook
+from schema import held
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 hook = install_import_hook("lvlm_fix", "checker.check")
@@ -69,6 +70,8 @@ def lvlm(
         with pytest.raises(SystemExit) as stop:
             cli.main()
         captured = capsys.readouterr()
+        if "--json" in words and captured.out:
+            held(words, captured.out)
         return int(stop.value.code or 0), captured.out, captured.err
 
     return run

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from cases import CASES, cache_of, held
+from cases import CASES, WRITTEN, cache_of, held
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import flex_attention
 from transformers import DynamicCache, PreTrainedModel, StaticCache, TextIteratorStreamer
@@ -18,7 +18,8 @@ from transformers import DynamicCache, PreTrainedModel, StaticCache, TextIterato
 import lvlm_fix as lf
 from lvlm_fix.methods import METHODS
 from lvlm_fix.tools.miniature import IMAGE, inputs_for, miniature, sample
-from lvlm_fix.tools.probing import APART, PROBES, HalfOutputs, HalfWeights, read_probed
+from lvlm_fix.tools.probing import APART, PROBES, read_probed
+from lvlm_fix.tools.probing_checks import HalfOutputs, HalfWeights
 from lvlm_fix.watches.no_image import _Live as WithoutImage
 
 GREEDY = {"max_new_tokens": 4, "min_new_tokens": 4, "do_sample": False}
@@ -39,6 +40,7 @@ compiles = pytest.mark.skipif(
     shutil.which("c++") is None, reason="flex attention needs a C++ compiler"
 )
 every_family = pytest.mark.parametrize("family", FAMILIES)
+ODD = [("instructblip", "pti")]  # its keys have other heads than the vectors of the tests
 REFUSED = [
     (family, name)
     for family in FAMILIES
@@ -46,9 +48,16 @@ REFUSED = [
     if how == "refused"
 ]
 REFUSED += [(family, "vti") for family, name in REFUSED if name == "vista"]  # the MLP is missing
+# the language model generates alone
+REFUSED += [(family, "savva") for family, name in REFUSED if name == "ilvad"]
 supported = pytest.mark.parametrize(
     ("family", "case"),
-    [(family, case) for family in FAMILIES for case in CASES if (family, case) not in REFUSED],
+    [
+        (family, case)
+        for family in FAMILIES
+        for case in CASES
+        if (family, case) not in REFUSED + ODD
+    ],
 )
 
 
@@ -123,11 +132,13 @@ def test_neutral_is_bit_equal_and_acting_is_not(case: str, family: str) -> None:
             assert all(map(torch.equal, steps_of(model, inputs), plain))
         with lf.fix(model, CASES[case][1]) as handle:
             changed = model(**inputs).logits
-            assert all(report.rows_edited and not report.note for report in handle.report())
-            model.generate(**inputs, **GREEDY)
+            if case not in WRITTEN:
+                assert all(report.rows_edited and not report.note for report in handle.report())
+            steps = steps_of(model, inputs)
             assert all(report.rows_edited and not report.note for report in handle.report())
         assert not changed.isnan().any()  # implausible tokens get −inf
-        assert not torch.equal(changed, logits)
+        assert torch.equal(changed, logits) == (case in WRITTEN)
+        assert not all(map(torch.equal, steps, plain))
         assert torch.equal(model(**inputs).logits, logits)
 
 
@@ -175,9 +186,15 @@ def test_leaving_restores_everything_also_after_an_error(family: str, case: str)
 @supported
 def test_a_padded_batch_equals_one_by_one(case: str, family: str) -> None:
     model, inputs, _, _ = built(family)
+
+    def last(given: dict[str, Tensor]) -> Tensor:
+        if case == "pti":  # of rotated keys: only `generate` gives a padded text its own positions
+            return steps_of(model, given)[0]
+        return model(**given).logits[:, -1]
+
     with torch.no_grad(), lf.fix(model, CASES[case][1]):
-        together = model(**inputs).logits[:, -1]
-        alone = torch.cat([model(**sample(inputs, number)).logits[:, -1] for number in range(2)])
+        together = last(inputs)
+        alone = torch.cat([last(sample(inputs, number)) for number in range(2)])
     torch.testing.assert_close(together, alone, atol=5e-5, rtol=1e-3)
 
 
@@ -384,8 +401,8 @@ def test_a_static_cache_gives_the_same(family: str, case: str, padded: bool) -> 
 
 
 @pytest.mark.parametrize(
-    "case", sorted(CASES.keys() - {"paint"})
-)  # which wants a vision tower with a CLS token
+    "case", sorted(CASES.keys() - {"paint", "damro", "pti"})
+)  # which want a vision tower with a CLS token, and a cache that keeps every key
 def test_a_static_cache_in_which_every_layer_slides_gives_the_same(case: str) -> None:
     model, inputs = miniature("mistral3")
     model.config.text_config.sliding_window = (
@@ -443,7 +460,7 @@ def test_a_sample_without_image_is_untouched_beside_one_with(case: str) -> None:
         plain_text = model.generate(**mixed, **GREEDY)
         with lf.fix(model, CASES[case][1]):
             assert torch.equal(model(**mixed).logits[0], plain[0])
-            assert not torch.equal(model(**mixed).logits[1], plain[1])
+            assert torch.equal(model(**mixed).logits[1], plain[1]) == (case in WRITTEN)
             assert torch.equal(model.generate(**mixed, **GREEDY)[0], plain_text[0])
 
 
@@ -468,7 +485,8 @@ def test_a_second_turn_goes_on_from_the_cache(case: str) -> None:
         heads = chosen(handle)
         second = model(input_ids=more, **held(model, cache_of(first)))
         assert not second.logits.isnan().any()
-        assert sum(report.rows_edited for report in handle.report()) > before
+        more = sum(report.rows_edited for report in handle.report()) > before
+        assert more == (case not in (*WRITTEN, "pti"))  # pti edits the first prompt alone
         assert chosen(handle) == heads  # fixed for the sample
 
 

@@ -13,9 +13,8 @@ from cases import cache_of, held
 from torch import Tensor
 
 import lvlm_fix as lf
-from lvlm_fix.contrast import contrasted, plausible, refined
+from lvlm_fix.contrast import contrasted, divergence, plausible, refined
 from lvlm_fix.method import AtToken, Method
-from lvlm_fix.methods.dola import divergence
 from lvlm_fix.tools.miniature import IMAGE, LAST, miniature
 from lvlm_fix.watches import Branch
 from lvlm_fix.watches.views import diffused

@@ -29,11 +29,13 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 import lvlm_fix as lf
+from lvlm_fix.ask.calibration import shipped
+from lvlm_fix.ask.sentences import sentences
 from lvlm_fix.errors import ImageError
-from lvlm_fix.models import sample_photos
+from lvlm_fix.models import DESCRIBE, sample_photos
 from lvlm_fix.tools.serve import Server, listen
 from lvlm_fix.tools.serve_pictures import bytes_of, picture
-from lvlm_fix.tools.serve_worker import Limits, Worker
+from lvlm_fix.tools.serve_worker import Choice, Limits, Worker
 from lvlm_fix.tools.serve_writer import steady
 
 KEY = "a-key"
@@ -71,6 +73,7 @@ class Running:
 @contextlib.contextmanager
 def started(log: Path, *options: str) -> Generator[Running]:
     words = ["serve", "tiny", "--method", "vhr", "--method", "pai", "--port", "0", *options]
+    words += ["--ask", "rewrite", "--set", "ask.threshold=100"]
     process = subprocess.Popen(
         [sys.executable, "-c", WATCHED, str(log), *words],
         stderr=subprocess.PIPE,
@@ -107,8 +110,9 @@ def turn(photo: Path | str, prompt: str = PROMPT) -> list[Any]:
 
 
 def test_models_answer_by_name_and_as_the_library_does(server: Running, tiny, photos) -> None:
-    names = [model.id for model in server.client().models.list()]
-    assert names == ["tiny", "tiny+vhr", "tiny+pai"]
+    every = [model.id for model in server.client().models.list()]
+    names = ["tiny", "tiny+vhr", "tiny+pai"]
+    assert every == names + [f"{name}+ask:rewrite" for name in names]
     assert server.client().models.retrieve("tiny+vhr").id == "tiny+vhr"
     texts = {name: [server.text(name, photo) for photo in photos] for name in names}
     for name, method in zip(names, ("none", "vhr", "pai"), strict=True):
@@ -118,6 +122,46 @@ def test_models_answer_by_name_and_as_the_library_does(server: Running, tiny, ph
                 lf.answer(*tiny, [image], [PROMPT], max_new_tokens=16)[0] for image in opened
             ]
     assert texts["tiny"] != texts["tiny+vhr"] != texts["tiny+pai"]
+
+
+def test_a_checked_name_answers_as_the_library_does(server: Running, tiny, photos) -> None:
+    check = lf.asked(threshold=100, processor=tiny[1])
+    opened = lf.open_image(photos[0])
+    with lf.fix(tiny[0], "vhr"):
+        (text,) = lf.answer(*tiny, [opened], [PROMPT], max_new_tokens=48, custom_generate=check)
+    assert server.text("tiny+vhr+ask:rewrite", photos[0], max_tokens=48) == text
+    assert text != server.text("tiny+vhr", photos[0], max_tokens=48)
+
+
+@pytest.mark.parametrize("use", ["mark", "drop", "rewrite"])
+def test_a_checked_text_is_told_by_sentences(tiny, photos, use: str) -> None:
+    coffee = next(photo for photo in photos if photo.stem == "coffee")
+    check, curve = lf.asked(use=use, processor=tiny[1]), shipped("tiny")
+    (wanted,) = lf.answer(
+        *tiny, [lf.open_image(coffee)], [DESCRIBE], max_new_tokens=64, custom_generate=check
+    )
+    if use == "mark":
+        wanted = check.checked[0].marked(curve)
+        assert " %)" in wanted
+    page = Server(Worker(*tiny, Limits()), {"tiny": Choice((), check, curve)})
+    asked = {"model": "tiny", "messages": turn(coffee, DESCRIBE), "max_tokens": 64}
+    with TestClient(page.app()) as client:
+
+        def told(**more: Any) -> tuple[list[str], str]:
+            """Pieces of a stream, and the whole text of an answer that is no stream."""
+            lines = client.post("/v1/chat/completions", json=asked | more | {"stream": True}).text
+            events = [json.loads(line[6:]) for line in lines.split("\n\n") if line[6:7] == "{"]
+            deltas = [event["choices"][0]["delta"].get("content") for event in events]
+            whole = client.post("/v1/chat/completions", json=asked | more).json()
+            return [part for part in deltas if part], whole["choices"][0]["message"]["content"]
+
+        parts, whole = told()
+        assert "".join(parts) == whole == wanted
+        assert len(parts) == len(sentences(wanted)) > (use != "drop")
+        assert all(part.strip().endswith(".") for part in parts[:-1])
+        word = wanted.split()[3]
+        parts, whole = told(stop=[word])
+        assert "".join(parts) == whole == wanted.split(word)[0].strip()
 
 
 def test_a_stream_is_the_same_text_and_ends_in_done(server: Running, photos) -> None:
@@ -179,15 +223,25 @@ def test_what_vlmevalkit_sends_is_taken(server: Running, photos) -> None:
         {"type": "image_url", "image_url": {"url": url, "detail": "low"}},
     ]
     messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": content}]
+    said = [{"type": "text", "text": "No."}]  # every turn of a conversation is a list of parts
+    again = [{"type": "text", "text": "Are you sure?"}]
+    talk = [*messages, {"role": "assistant", "content": said}, {"role": "user", "content": again}]
     payload = {"model": "tiny+vhr", "messages": messages, "n": 1, "temperature": 0}
     headers = {"content-type": "application/json", "authorization": f"Bearer {KEY}".encode()}
-    answer = httpx.post(
-        f"{server.url}/chat/completions",
-        headers=headers,
-        content=json.dumps(payload | {"max_tokens": 2048}),
-        timeout=60,
-    )
-    assert json.loads(answer.text)["choices"][0]["message"]["content"].strip()
+    texts: list[str] = []
+    for asked in (
+        payload | {"max_tokens": 2048},
+        payload | {"max_tokens": 2048, "messages": talk},
+        # names that hold "o1" or "o3" are taken for models that have no temperature
+        {k: v for k, v in payload.items() if k != "temperature"} | {"max_completion_tokens": 2048},
+        payload | {"max_tokens": 1024, "temperature": 0.0, "dataset": "POPE"},  # for LMDeploy
+    ):
+        answer = httpx.post(
+            f"{server.url}/chat/completions", headers=headers, content=json.dumps(asked), timeout=60
+        )
+        assert answer.status_code == 200, answer.text
+        texts.append(json.loads(answer.text)["choices"][0]["message"]["content"].strip())
+    assert texts[0] and texts[0] == texts[2] == texts[3]
 
 
 def test_no_file_and_no_address_is_opened(server: Running, photos, tmp_path: Path) -> None:
@@ -278,7 +332,7 @@ def worker() -> Worker:
 
 @pytest.fixture(scope="module")
 def page(worker: Worker) -> Iterator[TestClient]:
-    app = Server(worker, {"tiny": (), "tiny+vhr": lf.parse_methods("vhr")}).app()
+    app = Server(worker, {"tiny": Choice(), "tiny+vhr": Choice(lf.parse_methods("vhr"))}).app()
     with TestClient(app, raise_server_exceptions=False) as client:
         yield client
 
@@ -290,7 +344,7 @@ def body(photo: Path | str, **more: Any) -> dict[str, Any]:
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_client_that_leaves_frees_its_place(worker: Worker, photos, stream: bool) -> None:
     ready, port, steps = threading.Event(), list[int](), list[int]()
-    server = Server(replace_limits(worker, queue=1), {"tiny": ()})
+    server = Server(replace_limits(worker, queue=1), {"tiny": Choice()})
 
     def at(number: int) -> None:
         port.append(number)
@@ -330,7 +384,7 @@ def replace_limits(worker: Worker, **limits: int) -> Worker:
 
 def test_limits_are_clear_errors(worker: Worker, photos) -> None:
     limited = replace_limits(worker, size=300_000, pixels=100, tokens=4, pictures=1)
-    with TestClient(Server(limited, {"tiny": ()}).app()) as client:
+    with TestClient(Server(limited, {"tiny": Choice()}).app()) as client:
 
         def refused(asked: dict[str, Any]) -> tuple[int, str]:
             answer = client.post("/v1/chat/completions", json=asked)

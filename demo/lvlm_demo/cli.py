@@ -11,7 +11,10 @@ import typer
 
 __all__ = ["app"]
 
-app = typer.Typer(help="Look at one photo on a page: before, after, and where the model looked.")
+app = typer.Typer(
+    help="Look at one photo on a page: before, after, and where the model looked.\n\n"
+    "Example: lvlm-fix demo --model tiny --port 7860"
+)
 Model = Annotated[
     str, typer.Option(help='a hub name, a folder, or "tiny", the embedded small test model')
 ]
@@ -54,7 +57,10 @@ def picture(
     ] = None,
     max_new_tokens: Annotated[int, typer.Option(help="longest text, tokens")] = 64,
 ) -> None:
-    """Draw a photo before and after, invented words struck through."""
+    """Draw a photo before and after, invented words struck through.
+
+    Example: lvlm-fix demo picture photo.jpg --out before_after.png --method vhr
+    """
     import lvlm_fix as lf
     from lvlm_demo import present
     from lvlm_demo.engine import Asked, Engine, objects_of
@@ -66,7 +72,7 @@ def picture(
     given = {name.strip() for name in objects.split(",")} if objects else None
     engine, asked = Engine(given), Asked(photo, DESCRIBE, model, tokens=max_new_tokens)
     opened = engine.check(asked)
-    if given is None and objects_of(photo) is None:
+    if given is None and objects_of(opened) is None:
         raise InputError(
             "what is in this photo is not known: name its COCO objects, as in --objects 'cup,dining"
             " table'"

@@ -13,14 +13,14 @@ from lvlm_eval.ended import cut_in, is_cut
 from lvlm_eval.other_truth import IDS, OBJECTS, voc_files
 from lvlm_eval.records import by_id, read, read_json
 from lvlm_fix.errors import DataError, ImageError
-from lvlm_fix.images import open_image
+from lvlm_fix.images import SUFFIXES, open_image
 from lvlm_fix.objects.extract import nodes
 
-__all__ = ["CAPTIONS", "CAPTION_IDS", "PICTURES", "check"]
+__all__ = ["CAPTIONS", "CAPTION_IDS", "check"]
 
 CAPTION_IDS = ("image_id", "image", "file_name", "filename", "question_id", "id")
-CAPTIONS = ("caption", "text", "answer", "response", "prediction")
-PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic")
+CAPTIONS = ("prediction", "response", "caption", "text", "answer")
+"""Where a model's text is: a `caption` or an `answer` beside a `prediction` is what is right."""
 FEW = 5  # examples that are shown of what is odd
 Odd = list[str]
 
@@ -84,7 +84,7 @@ def _read(path: Path) -> tuple[str, Any]:
         if not found:
             raise DataError(f"{path} holds no photos named by their ids, and no annotations")
         return "photos", found
-    if path.suffix.lower() in PICTURES:
+    if path.suffix.lower() in SUFFIXES:
         return "picture", [open_image(path)]
     if _objects(path):
         return "truth", read_truth(path)
@@ -98,7 +98,7 @@ def _read(path: Path) -> tuple[str, Any]:
         return "answers", pope.read_answers(path)
     if "image_id" in first or "caption" in first or "image" in first:
         return "captions", by_id(records, CAPTION_IDS, CAPTIONS, path)
-    if "question_id" in first or "id" in first:
+    if first.keys() & {*pope.IDS}:
         return "answers", pope.read_answers(path)
     raise DataError(
         f"{path} holds no captions, questions, answers or objects; its first record has the keys "

@@ -72,7 +72,10 @@ def score_chair(
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
-    """CHAIR of captions."""
+    """CHAIR of captions.
+
+    Example: lvlm-fix eval score chair --captions captions.jsonl --truth objects.json
+    """
     records = read(captions)
     texts, cut = by_id(records, CAPTION_IDS, CAPTIONS, captions), cut_in(records, captions)
     known = truth_of(truth, None if truth.is_dir() else truth, _dialect(dialect), synonyms)
@@ -102,7 +105,10 @@ def score_pope(
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
-    """POPE of answers; questions without an answer are left out and counted on standard error."""
+    """POPE of answers; questions without an answer are left out and counted on standard error.
+
+    Example: lvlm-fix eval score pope --questions questions.jsonl --answers answers.jsonl
+    """
     asked = pope.read_questions(questions)
     given = pope.read_answers(answers, asked)
     records = dict(zip(given, read(answers), strict=True))
@@ -171,7 +177,10 @@ def questions(
     synonyms: SynonymsFile = None,
     seed: Seed = 0,
 ) -> None:
-    """Generate POPE questions."""
+    """Generate POPE questions.
+
+    Example: lvlm-fix eval questions --truth objects.json --split popular --out popular.jsonl
+    """
     known = truth_of(truth, None if truth.is_dir() else truth, synonyms=synonyms)
     chosen = choose(read_ids(ids) if ids else known, limit, seed)
     records = pope.generate(known, chosen, split, seed=seed, per_photo=per_photo)
@@ -202,7 +211,7 @@ def run_command(
     limit: Limit = None,
     batch_size: BatchSize = 8,
     max_new_tokens: Annotated[
-        int | None, typer.Option(help="longest text; default 128, for POPE 8")
+        int | None, typer.Option(help="longest text, tokens; default 128, for POPE 8")
     ] = None,
     prompt: Prompt = DESCRIBE,
     set_: Annotated[
@@ -210,13 +219,16 @@ def run_command(
     ] = None,
     ask: Annotated[
         str | None,
-        typer.Option(help="every method once more, its texts checked: mark, drop or rewrite"),
+        typer.Option(help="run every method again with its texts checked: mark, drop or rewrite"),
     ] = None,
     seed: Seed = 0,
     synonyms: SynonymsFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Caption or question every photo under every method, in one resumable run."""
+    """Caption or question every photo under every method, in one resumable run.
+
+    Example: lvlm-fix eval run chair --data coco --method none --method vhr --out runs/chair
+    """
     if task not in get_args(Task):
         raise SettingError(f"run takes chair or pope, got {task!r}")
     samples, photos, known = draw(
@@ -286,6 +298,8 @@ def compare_command(
 ) -> None:
     """Every method of a run against the unmodified model, paired over photos, at equal length and
     beside trivial controls of equal recall.
+
+    Example: lvlm-fix eval compare runs/chair --picture chair.png
     """
     from lvlm_eval import shown
 
@@ -350,7 +364,10 @@ def table_command(
         typer.Argument(help="a finished run of chair, of pope, or one of each", metavar="RUN..."),
     ],
 ) -> None:
-    """The figures of a run of chair and one of pope as one Markdown table."""
+    """The figures of a run of chair and one of pope as one Markdown table.
+
+    Example: lvlm-fix eval table runs/chair runs/pope
+    """
     print(table(*map(load, runs)))
 
 
@@ -361,7 +378,10 @@ def report(
     dialect: DialectName = "published",
     rule: RuleName = "published",
 ) -> None:
-    """One self-contained HTML page of a run."""
+    """One self-contained HTML page of a run.
+
+    Example: lvlm-fix eval report runs/chair --out chair.html
+    """
     page = render(load(run), _dialect(dialect), _rule(rule))
     out.write_text(page, encoding="utf-8")
     print(f"report -> {out}", file=sys.stderr)

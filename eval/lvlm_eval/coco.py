@@ -23,6 +23,7 @@ from lvlm_eval.names import Synonyms, node_names, read_synonyms
 from lvlm_eval.other_truth import IDS, OBJECTS, read_records, read_voc, voc_files
 from lvlm_eval.records import read_json, write_json
 from lvlm_fix.errors import DataError, SettingError
+from lvlm_fix.images import NUMBERED
 from lvlm_fix.objects.extract import Dialect, nodes
 
 __all__ = [
@@ -42,12 +43,11 @@ Truth = dict[int, frozenset[str]]
 
 FOLDERS = ("val2014", "val2017", "images", "JPEGImages")
 """Where a data folder keeps its photos."""
-_PHOTO = re.compile(r"(?:.*_)?0*(\d+)\.(?:jpe?g|png)", re.IGNORECASE)
 
 
 def photo_id(name: str) -> int:
     """The image id in "000000000036.jpg" or "COCO_val2014_000000000036.jpg". Raises `DataError`."""
-    match = _PHOTO.fullmatch(name)
+    match = NUMBERED.fullmatch(name)
     if not match:
         raise DataError(
             f"no image id in the file name {name!r}; expected <id>.jpg or COCO_val2014_<id>.jpg"
@@ -65,7 +65,7 @@ def photos_in(folder: Path) -> dict[int, Path]:
         raise DataError(f"there is no folder of photos {str(folder)!r}")
     found: dict[int, Path] = {}
     for path in sorted(folder.iterdir()):
-        if _PHOTO.fullmatch(path.name) and not path.name.startswith("."):
+        if NUMBERED.fullmatch(path.name) and not path.name.startswith("."):
             key = photo_id(path.name)
             if key in found:
                 raise DataError(f"two photos with id {key}: {found[key].name} and {path.name}")

@@ -44,7 +44,7 @@ def grounding_command(
     ids: Ids = None,
     limit: Limit = None,
     batch_size: BatchSize = 8,
-    max_new_tokens: Annotated[int, typer.Option(help="longest text")] = 128,
+    max_new_tokens: Annotated[int, typer.Option(help="longest text, tokens")] = 128,
     prompt: Prompt = DESCRIBE,
     bin_words: Annotated[int, typer.Option(help="words of a bin of place")] = BIN,
     seed: Seed = 0,
@@ -52,6 +52,8 @@ def grounding_command(
 ) -> None:
     """How well each score of a word tells invented object words of the model's captions from those
     in the picture: alone, among words of like place, and beside the place.
+
+    Example: lvlm-fix eval grounding --data coco --split test --limit 100
     """
     if bin_words < 1 or batch_size < 1:
         raise SettingError("bin-words and batch-size must be >= 1")

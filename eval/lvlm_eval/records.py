@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from lvlm_fix.errors import DataError
+from lvlm_fix.images import SUFFIXES
 
 __all__ = [
     "Record",
@@ -113,9 +114,9 @@ def _following(text: str, path: Path) -> list[Record]:
 
 
 def _table(text: str, path: Path) -> list[Record]:
-    """Rows under a line of names, parted by commas or tabs."""
+    """Rows under a line of names, parted by tabs, commas or semicolons."""
     head = text.partition("\n")[0]
-    mark = "\t" if "\t" in head else ","
+    mark = max("\t,;", key=head.count)
     rows = csv.DictReader(io.StringIO(text), delimiter=mark)
     try:
         return _rows(rows, head, path)
@@ -168,7 +169,8 @@ def by_id(
         key = _whole(record.get(name))
         if key is None:
             raise DataError(
-                f"{where} needs a whole number under {name!r}, found {record.get(name)!r}"
+                f"{where} needs a whole number under {name!r}, found {record.get(name)!r}; its keys"
+                f" are {', '.join(map(repr, list(record)[:8]))}"
             )
         text = next((record[name] for name in text_keys if name in record), None)
         if not isinstance(text, str):
@@ -188,7 +190,9 @@ def _whole(value: Any) -> int | None:
     if not isinstance(value, str):
         return int(value) if math.isfinite(value) and value == int(value) else None
     found = re.fullmatch(
-        r"(?:.*[/\\_])?0*(\d+)(?:\.(?:jpe?g|png|webp))?", value.strip(), re.IGNORECASE
+        rf"(?:.*[/\\_])?0*(\d+)(?:{'|'.join(map(re.escape, SUFFIXES))})?",
+        value.strip(),
+        re.IGNORECASE,
     )
     return int(found[1]) if found and len(found[1]) <= DIGITS else None
 

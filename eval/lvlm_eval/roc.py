@@ -91,4 +91,4 @@ def _fit(columns: Array, truth: Array) -> Array:
         value = (np.logaddexp(0, logits) - truth * logits).sum() + point @ pull / 2
         return float(value), padded.T @ (expit(logits) - truth) + pull
 
-    return minimize(loss, np.zeros(padded.shape[1]), jac=True).x
+    return minimize(loss, np.zeros(padded.shape[1]), jac=True, method="L-BFGS-B").x

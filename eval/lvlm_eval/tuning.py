@@ -63,6 +63,8 @@ def tune_command(
 ) -> None:
     """Search settings on half of the photos, confirm them on the other half, or say that nothing
     helps. What helps is written to OUT/settings.json, which `--set @OUT/settings.json` reads.
+
+    Example: lvlm-fix eval tune --data coco --method vhr --captions 600 --out runs/tune
     """
     spaces = _spaces(method, range_ or [])
     samples, photos, known = draw("chair", data, images, truth, [], ids, None, limit, seed)

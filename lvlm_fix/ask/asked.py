@@ -20,9 +20,11 @@ from lvlm_fix.ask.rewrite import Rewriter
 from lvlm_fix.ask.sentences import drop
 from lvlm_fix.ask.wording import Wording
 from lvlm_fix.ask.words import behind_blank
+from lvlm_fix.core.decoding import decoding_of
 from lvlm_fix.errors import SettingError
 from lvlm_fix.models import processor_of
 from lvlm_fix.objects import Spot, coco
+from lvlm_fix.objects.lists import named
 from lvlm_fix.objects.spots import Find, listed
 from lvlm_fix.private import decode, special_tokens
 
@@ -72,8 +74,8 @@ def asked_by(settings: Mapping[str, str], processor: ProcessorMixin | None = Non
             values[name] = kinds[name](text)
         except ValueError:
             raise SettingError(f"ask.{name} must be a number, got {text!r}") from None
-    words = values.pop("objects", "")
-    return asked(**values, processor=processor, find=listed(words.split(",")) if words else coco)
+    words = named(values.pop("objects", ""))
+    return asked(**values, processor=processor, find=listed(words) if words else coco)
 
 
 class Asked:
@@ -100,6 +102,15 @@ class Asked:
         self._processor, self._wording = processor, wording
         self._find, self._streamer = find, streamer
         self._asker: Asker | None = None
+
+    def streaming(self, streamer: BaseStreamer | None) -> Asked:
+        """The same settings, and who asks, for another text with a streamer of its own."""
+        made = Asked(
+            self.threshold, self.use, self._processor, self._wording, self._find, self.tries,
+            streamer,
+        )  # fmt: skip
+        made._asker = self._asker
+        return made
 
     def asker(self, model: PreTrainedModel) -> Asker:
         """Who asks this model; made once."""
@@ -179,8 +190,12 @@ def _stock(
     model: PreTrainedModel, ids: Tensor, scores: Any, stop: Any, config: GenerationConfig,
     given: dict[str, Any],
 ) -> list[list[int]]:  # fmt: skip
-    """The new tokens of the stock decoding, greedy, sampled or by beams."""
-    out = decode(model, ids, config, logits_processor=scores, stopping_criteria=stop, **given)
+    """The new tokens of the stock decoding, greedy, sampled or by beams; or of the method's that
+    decodes.
+    """
+    own = decoding_of(model) or decode
+    out = own(model, ids, generation_config=config, logits_processor=scores,
+              stopping_criteria=stop, **given)  # fmt: skip
     out = out if isinstance(out, Tensor) else out.sequences
     return out[:, ids.shape[1] :].tolist()
 

@@ -7,21 +7,19 @@ has then still said it, and goes on from there, but it is not in the text.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import Cache, GenerationConfig
-from transformers.cache_utils import DynamicLayer
+from transformers import GenerationConfig
 from transformers.generation.streamers import BaseStreamer
 
 from lvlm_fix.ask.asker import Answers, Asker
 from lvlm_fix.ask.sentences import drop, ended
 from lvlm_fix.ask.words import Words, behind_blank, forms_of
-from lvlm_fix.core.call import cache_in
+from lvlm_fix.core.call import cache_in, can_go_back, own_rows
 from lvlm_fix.errors import InputError
 from lvlm_fix.objects import Spot
 from lvlm_fix.objects.spots import Find
@@ -76,7 +74,7 @@ class Rewriter:
         model = self.asker.model
         logits, grown = start(model, ids, self.config, given)
         cache = cache_in(grown)
-        if cache is None or any(type(layer) is not DynamicLayer for layer in cache.layers):
+        if cache is None or not can_go_back(cache):
             raise InputError(
                 "'rewrite' goes back in a text, and this cache cannot be cut: use a dynamic one, "
                 "or use 'drop'"
@@ -86,7 +84,7 @@ class Rewriter:
             self.streamer.put(ids.cpu())
         texts: list[Written] = []
         for row in range(len(ids)):
-            here = grown if len(ids) == 1 else _row(grown, row)
+            here = grown if len(ids) == 1 else own_rows(grown, torch.tensor([row]))
             text = Written(ids[row : row + 1], logits[row : row + 1], here)
             while not text.done:
                 self._write(text)
@@ -170,20 +168,3 @@ def _token_at(tokenizer: Any, ids: list[int], place: int) -> int:
         if len(tokenizer.decode(ids[: number + 1], skip_special_tokens=True)) > place:
             return number
     return len(ids) - 1
-
-
-def _row(given: dict[str, Any], row: int) -> dict[str, Any]:
-    """What one row of a batch goes on with: its own copy of the cache, its mask and positions."""
-    return {name: _cut(name, value, row) for name, value in given.items()}
-
-
-def _cut(name: str, value: Any, row: int) -> Any:
-    if isinstance(value, Cache):
-        own = copy.deepcopy(value)
-        own.batch_select_indices(torch.tensor([row]))
-        return own
-    if not isinstance(value, Tensor):
-        return value
-    if name == "position_ids":
-        return value[..., row : row + 1, :]
-    return value[row : row + 1] if name.endswith(("attention_mask", "token_type_ids")) else value

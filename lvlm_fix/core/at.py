@@ -126,6 +126,7 @@ class Live(Generic[T_co]):
     """
 
     wants_rows = False  # tell it of the attention rows of a prompt, even where nothing edits them
+    wants_new_rows = False  # the same of every row behind the prompt
     whole_prompt = False  # the prompt must come in one pass
     always = False  # tell it of texts without image too: one may follow
 
@@ -142,7 +143,9 @@ class Live(Generic[T_co]):
         """Before the attention of a layer."""
 
     def look(self, at: AtLayer, rows: Rows) -> None:
-        """The attention rows of a pass over the prompt, before edits."""
+        """The attention rows of a pass, before edits: over the prompt, or behind it where they
+        are wanted.
+        """
 
     def leave(self, at: AtLayer, output: Float[Tensor, "batch query heads dim"]) -> None:
         """The head outputs of a layer in a pass over the prompt, before edits of this place."""

@@ -14,7 +14,7 @@ from transformers import Cache
 
 from lvlm_fix.core.text import Text
 
-__all__ = ["follow", "length_of", "release", "text_of"]
+__all__ = ["follow", "length_of", "release", "text_in", "text_of"]
 
 TEXT = "_lvlm_fix_text"
 
@@ -37,6 +37,11 @@ def text_of(cache: Cache, owner: object) -> Text | None:
     """The text whose keys the cache holds; None where `owner` does not know it."""
     text: Text | None = cache.__dict__.get(TEXT)
     return text if text is not None and text.owner is owner else None
+
+
+def text_in(cache: Cache) -> Text | None:
+    """The text whose keys the cache holds, whoever's it is."""
+    return cache.__dict__.get(TEXT)
 
 
 def length_of(cache: Cache) -> int:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask
 from transformers import Cache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer
 
 from lvlm_fix.errors import InputError
 
-__all__ = ["Call", "Signature", "cache_in"]
+__all__ = ["Call", "Signature", "cache_in", "can_go_back", "own_rows", "rows_of"]
 
 # arguments of a forward that are not about the photo
 MINE = ("attention_mask", "cache_position", "input_ids", "inputs_embeds", "labels", "position_ids",
@@ -91,3 +94,34 @@ def cache_in(values: Mapping[str, Any] | tuple[Any, ...]) -> Cache | None:
     """The cache among a forward's arguments or outputs."""
     found = values.values() if isinstance(values, Mapping) else values
     return next((value for value in found if isinstance(value, Cache)), None)
+
+
+def rows_of(given: Mapping[str, Any], rows: Int[Tensor, " row"]) -> dict[str, Any]:
+    """What some rows of a batch go on with behind their prompt: masks and positions. The cache is
+    left as it is.
+    """
+
+    def cut(name: str, value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return value
+        if name == "position_ids":
+            return value.index_select(-2, rows.to(value.device))
+        whole = not name.endswith(("attention_mask", "token_type_ids"))
+        return value if whole else value.index_select(0, rows.to(value.device))
+
+    return {name: cut(name, value) for name, value in given.items()}
+
+
+def own_rows(given: Mapping[str, Any], rows: Int[Tensor, " row"]) -> dict[str, Any]:
+    """`rows_of`, with a copy of the cache that holds these rows alone."""
+    found = rows_of(given, rows)
+    for name, value in found.items():
+        if isinstance(value, Cache):
+            found[name] = copy.deepcopy(value)
+            found[name].batch_select_indices(rows)
+    return found
+
+
+def can_go_back(cache: Cache | None) -> bool:
+    """Whether a cache keeps every key, so that it can be cut to an earlier token."""
+    return cache is not None and all(type(layer) is DynamicLayer for layer in cache.layers)

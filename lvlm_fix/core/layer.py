@@ -14,7 +14,8 @@ from lvlm_fix.core.attention import Attend
 from lvlm_fix.core.follower import Follower
 from lvlm_fix.core.hidden import HiddenStates
 from lvlm_fix.core.method import Method
-from lvlm_fix.core.rows import check_rows, masking, raw_logits, row_logits, row_options, weigh
+from lvlm_fix.core.prompt_cache import PromptCache
+from lvlm_fix.core.rows import check_rows, hiding, raw_logits, row_logits, row_options, weigh
 from lvlm_fix.core.text import Pass
 
 __all__ = ["Layer"]
@@ -39,12 +40,14 @@ class Layer:
             tuple((i, m) for i, m in methods if place in m.edits())
             for place in ("attention_logits", "attention_weights", "head_outputs")
         )
+        self._lookers = [live for live in self._here if live.wants_new_rows]
         self.hidden = HiddenStates(self, methods)
+        self._prompt = PromptCache(methods)
         self.acting = bool(methods)
         # whether its attention must be seen for the methods to act
-        self.attends = bool(self._logits or self._weights or self._outputs) or any(
-            m.watches(depth) for _, m in methods if m.edits() != ("hidden_states",)
-        )
+        self.attends = bool(
+            self._logits or self._weights or self._outputs or self._prompt.acting
+        ) or any(m.watches(depth) for _, m in methods if m.edits() != ("hidden_states",))
 
     def attend(
         self, plain: Attend, module: nn.Module, *args: Any, **kwargs: Any
@@ -68,7 +71,7 @@ class Layer:
 
     def now(self) -> Pass | None:
         """The pass that runs, where it is this thread's."""
-        now = self.follower.now
+        now = self.follower.turns.now
         if now is None or torch.compiler.is_compiling():
             return now
         return now if now.thread == threading.get_ident() else None
@@ -84,7 +87,10 @@ class Layer:
         ):  # behind the text are empty places, maybe unmasked
             key, value = key[:, :, : text.length], value[:, :, : text.length]
         at = self.at(now, key.shape[2], query.device)
-        looking = now.prompt_rows and any(live.wants_rows for live in self._here)
+        if now.prompt_rows:
+            looking = any(live.wants_rows for live in self._here)
+        else:
+            looking = bool(self._lookers)
         before = after = None
         if now.editable and (self._logits or self._weights or looking):
             check_rows(kwargs)
@@ -98,6 +104,10 @@ class Layer:
                 output = output.index_add(1, index, weigh(after - before, value).to(output.dtype))
                 if weights is not None and weights.ndim == 4:  # eager; flex attention returns sums
                     weights = weights.index_copy(2, index, after.to(weights.dtype))
+        if self._prompt.acting:
+            check_rows(kwargs)
+            options = row_options(module, kwargs)
+            output = self._prompt.edit(at, query, key, value, mask, options, output)
         return self._edit_heads(at, now, output), weights
 
     def at(self, now: Pass, n_keys: int, device: torch.device) -> AtLayer:
@@ -134,8 +144,8 @@ class Layer:
 
         rows = query if now.index is None else query.index_select(2, now.index.to(query.device))
         logits = raw_logits(rows, key, options["scaling"], options["softcap"])
-        if (hiding := _hiding(now, query, key, mask, options)) is not None:
-            logits = logits + hiding
+        if (hidden := hiding(now, query, key, mask, options)) is not None:
+            logits = logits + hidden
         edited = logits
         for number, method in self._logits:
             new = method.attention_logits(edited, self._for(at, now, method))
@@ -143,9 +153,11 @@ class Layer:
                 new = torch.where(edited > -torch.inf, new, edited)  # what is hidden stays hidden
             edited = self._accept(at, now, number, method, edited, new)
         weights = _softmax(edited, now)
-        plain = weights if edited is logits else None if now.whole else _softmax(logits, now)
-        if plain is not None and now.prompt_rows:
-            for live in self._here:
+        lookers = self._here if now.prompt_rows else self._lookers
+        unneeded = now.whole and not lookers
+        plain = weights if edited is logits else None if unneeded else _softmax(logits, now)
+        if plain is not None:
+            for live in lookers:
                 live.look(at, Rows(logits, plain, some))
         at.logits = edited
         for number, method in self._weights:
@@ -195,18 +207,6 @@ class Layer:
 def _index(now: Pass) -> Tensor:
     """The rows that may be edited, by number."""
     return torch.zeros_like(now.text.position) if now.index is None else now.index
-
-
-def _hiding(
-    now: Pass, query: Tensor, key: Tensor, mask: object, options: Mapping[str, Any]
-) -> Tensor | None:
-    """What hides keys from the rows that may be edited; made once for layers with the same mask."""
-    window, causal = options["sliding_window"], options["causal"]
-    kind = "hiding", key.shape[2], window, causal, key.device
-    if kind not in now.masks or now.masks[kind][0] is not mask:
-        index = None if now.index is None else now.index.to(key.device)
-        now.masks[kind] = mask, masking(mask, index, query.shape[2], key, window, causal)
-    return now.masks[kind][1]
 
 
 def _softmax(logits: Tensor, now: Pass) -> Tensor:

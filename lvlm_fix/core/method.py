@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -22,6 +22,7 @@ from lvlm_fix.errors import PluginError
 __all__ = ["PLACES", "Method"]
 
 PLACES = (
+    "prompt_cache",
     "attention_logits",
     "attention_weights",
     "head_outputs",
@@ -98,6 +99,26 @@ class Method:
     def watches(self, layers: int) -> tuple[Watch[Any], ...]:
         """What the method needs in a decoder of so many layers; its edits read `at[watch]`."""
         return ()
+
+    def decoding(self, beams: int) -> tuple[int, Callable[..., Any] | None] | None:
+        """How many beams `generate` runs for a prompt with image, and what it is given as
+        `custom_generate` (None: the stock search); None where the stock decoding is left alone.
+
+        `beams` are those that the caller asked for, 1 where he asked for none. One method of a fix
+        may decode.
+        """
+        return None
+
+    def prompt_cache(
+        self,
+        keys: Float[Tensor, "batch heads key dim"],
+        values: Float[Tensor, "batch heads key dim"],
+        at: AtLayer,
+    ) -> tuple[Float[Tensor, "batch heads key dim"], Float[Tensor, "batch heads key dim"]]:
+        """Edit the first prompt's keys and values as they are cached, once, when it is complete:
+        what its last row sees, and all rows behind it. Heads are those of the keys.
+        """
+        return keys, values
 
     def attention_logits(
         self, logits: Float[Tensor, "batch heads query key"], at: AtLayer

@@ -9,15 +9,15 @@ brings.
 from __future__ import annotations
 
 import copy
-import threading
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Int, Shaped
+from jaxtyping import Int, Shaped
 from torch import Tensor
 from torch.nn.functional import pad
 
+from lvlm_fix.core.passes import Pass, generated_pass, prompt_pass
 from lvlm_fix.errors import InputError
 
 __all__ = ["Pass", "State", "Text"]
@@ -39,40 +39,6 @@ class State:
 
 
 @dataclass(eq=False)
-class Pass:
-    """The rows of one forward: positions `start` to `start + count` of a text. Never changed."""
-
-    text: Text
-    start: int
-    count: int
-    prompt_rows: int  # its first so many rows are the prompt's; 0 in plain decoding
-    complete: bool  # the prompt ends in this pass or before it
-    begins: bool  # it is the text's first
-    index: Int[Tensor, " row"] | None  # rows an edit may touch; None: the one there is
-    active: Bool[Tensor, "batch row"]  # of these, text behind the first image
-    final: Bool[Tensor, "batch row"]  # of these, rows that predict a token of the answer
-    last: Int[Tensor, " batch"] | None = None  # each sample's last prompt row, where it is here
-    whole: bool = False  # the one row there is may be edited in every sample
-    ids: Tensor | None = None  # batch count
-    call: Any = None  # what the forward was given (`core/call.py`)
-    former: int = 0  # columns of the prompt before this pass
-    masks: dict[Any, Any] = field(default_factory=dict)  # cut for so many keys, on a device
-    reached: list[int] = field(default_factory=list)  # layers whose attention passed
-    changed: list[tuple[int, Any]] = field(default_factory=list)  # method, and rows it changed
-    thread: int = field(default_factory=threading.get_ident)
-
-    @property
-    def end(self) -> int:
-        """Columns of the text behind this pass."""
-        return self.start + self.count
-
-    @property
-    def editable(self) -> bool:
-        """Whether any row of this pass may be edited."""
-        return self.text.any_with_image and (self.index is None or len(self.index) > 0)
-
-
-@dataclass(eq=False)
 class Text:
     """Masks over columns (they grow with the text; there is room to spare), and what is known."""
 
@@ -90,6 +56,9 @@ class Text:
     widest: int = 0  # columns of a static cache
     kept: dict[Any, State] = field(default_factory=dict)  # by watch
     edited: dict[int, Tensor] = field(default_factory=dict)  # by method: rows that changed
+    # by layer: keys and values that the cache is to hold behind this pass
+    rewritten: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    settled: bool = False  # the prompt's cached keys or values were edited
 
     def __post_init__(self) -> None:
         self.shown = torch.zeros(self.batch, 0, dtype=torch.bool)
@@ -117,7 +86,14 @@ class Text:
         return copied
 
     def advance(self, ids: Tensor, valid: Tensor | None, promised: int | None) -> Pass:
-        """The pass that appends `ids` (batch count); `promised`: where the prompt is to end."""
+        """The pass that appends `ids` (batch count); `promised`: where the prompt is to end.
+
+        Raises `InputError` where it has another batch than the text.
+        """
+        if len(ids) != self.batch:
+            raise InputError(
+                f"this cache holds {self.batch} texts, and {len(ids)} go on from it: pass as many"
+            )
         start, count = self.length, ids.shape[1]
         if promised is None and count == 1 and start:
             promised = self.end
@@ -125,23 +101,14 @@ class Text:
         self.length = start + count
         self.position.add_(count) if start else self.position.fill_(count - 1)
         if start >= end:
-            return self._generated(ids, start, count)
+            if self.length > self.image.shape[1]:
+                self.widen(self.length + ROOM)
+            self.written.append(ids)
+            return generated_pass(self, ids, start)
         former, self.end = self.end, end
         self._read(ids, valid, start, min(self.length, end))
         self.widen(self.length if self.static else self.length + ROOM)
-        now = self._prompt(ids, start, count)
-        now.former = former
-        return now
-
-    def _generated(self, ids: Tensor, start: int, count: int) -> Pass:
-        """A pass over tokens behind the prompt: every one of them predicts another."""
-        self.written.append(ids)
-        if self.length > self.image.shape[1]:
-            self.widen(self.length + ROOM)
-        rows = self.with_image[:, None].expand(-1, count)
-        index = None if count == 1 else torch.arange(count, device=self.device)
-        whole = count == 1 and self.all_with_image
-        return Pass(self, start, count, 0, True, False, index, rows, rows, whole=whole, ids=ids)
+        return prompt_pass(self, ids, start, former)
 
     def _read(self, ids: Tensor, valid: Tensor | None, start: int, stop: int) -> None:
         """Take in the columns of the prompt that this pass brings: the device is asked once."""
@@ -156,40 +123,13 @@ class Text:
         self.written = [ids[:, stop - start :]] if stop - start < ids.shape[1] else []
         self._upload()
 
-    def _prompt(self, ids: Tensor, start: int, count: int) -> Pass:
-        """A pass that begins in the prompt; behind its end it may bring generated tokens too."""
-        rows = min(self.end, self.length) - start
-        complete = self.length >= self.end
-        columns = torch.arange(self.length)
-        shown, valid = (
-            pad(mask, (0, self.length - mask.shape[1]), value=value)
-            for mask, value in ((self.shown, False), (self.valid, True))
-        )
-        behind = shown.cumsum(-1) > 0
-        last = (columns[: self.end] * valid[:, : self.end]).amax(-1)  # of each sample's prompt
-        final = (columns >= self.end) | ((columns == last[:, None]) & complete)
-        final = (final & shown.any(-1, keepdim=True))[:, start:]
-        active = (valid & behind & ~shown)[:, start:]
-        index = (active | final).any(0).nonzero().flatten()
-        here = complete and bool((last >= start).all())
-        on = self.device
-        return Pass(
-            self, start, count, rows, complete, start == 0, index.to(on),
-            active[:, index].to(on), final[:, index].to(on),
-            (last - start).to(on) if here else None, ids=ids,
-        )  # fmt: skip
-
-    def withdraw(self, now: Pass) -> None:
-        """Take back a pass that was refused before it ran."""
-        self.end = now.former if now.prompt_rows else self.end
-        if now.start:
-            self.cut(now.start)
-        else:
-            self.owner = None
-
     def cut(self, length: int) -> None:
         """Only the first `length` columns are left: the caller cropped the cache."""
         prompt = length < self.end
+        if prompt and self.settled:
+            raise InputError(
+                "the prompt's cached keys were edited, so it cannot be cut: pass it anew"
+            )
         read = self.shown.shape[1]
         if length < read:
             self.shown, self.valid, self.prompt_ids = (
@@ -247,13 +187,6 @@ class Text:
             return mask.index_select(-1, start + torch.arange(n_keys, device=mask.device))
         start = max(0, self.length - n_keys)
         return wide(mask[..., start : start + n_keys], n_keys)
-
-    def check(self, ids: Tensor) -> None:
-        """Raise `InputError` where a pass has another batch than the text."""
-        if len(ids) != self.batch:
-            raise InputError(
-                f"this cache holds {self.batch} texts, and {len(ids)} go on from it: pass as many"
-            )
 
 
 def wide(mask: Shaped[Tensor, "*rest columns"], columns: int) -> Shaped[Tensor, "*rest wide"]:

@@ -10,11 +10,13 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from lvlm_fix.errors import ModelError
+from lvlm_fix.private import asks_for_name
 
 __all__ = ["Family", "entering", "family_of", "mlp_of"]
 
 CROSS = "its image is seen through cross-attention layers, no key of its decoder is an image token"
 REFUSED = {
+    "diffusion_gemma": "it denoises whole blocks of text, no row predicts the next token",
     "idefics": CROSS,
     "mllama": CROSS,
 }  # by model type: families whose configuration does not tell
@@ -89,6 +91,11 @@ def family_of(model: PreTrainedModel) -> Family:
         raise ModelError(
             f"{name}: no attention module of its decoder {type(decoder).__name__} knows its layer"
         )
+    if asking := next((m for m in attentions if asks_for_name(type(m))), None):
+        raise ModelError(
+            f"{name} is not supported: {type(asking).__name__} picks its keys only under "
+            "implementations that it knows by name, and would see all of them"
+        )
     both_ways = decoder.config.to_dict().get("use_bidirectional_attention") is True
     runs = model.get_submodule("language_model") if config.model_type in INNER else model
     assert isinstance(runs, PreTrainedModel)
@@ -98,8 +105,16 @@ def family_of(model: PreTrainedModel) -> Family:
 
 
 def entering(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor:
-    """The hidden states that a decoder layer is called with: batch query width."""
-    return kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
+    """The hidden states that a decoder layer is called with: batch query width. Raises `ModelError`
+    where layers pass several streams of them.
+    """
+    hidden: Tensor = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
+    if hidden.ndim != 3:
+        raise ModelError(
+            f"the decoder's layers pass {hidden.shape[2]} streams of hidden states, not one: "
+            "methods that look at them or edit them cannot serve this model"
+        )
+    return hidden
 
 
 def mlp_of(layer: nn.Module) -> nn.Module:

@@ -11,6 +11,7 @@ from lvlm_fix.method import Method
 from lvlm_fix.methods.act import ACT
 from lvlm_fix.methods.adaiat import AdaIAT
 from lvlm_fix.methods.adhh import ADHH
+from lvlm_fix.methods.damro import DAMRO
 from lvlm_fix.methods.deco import DeCo
 from lvlm_fix.methods.dola import DoLa
 from lvlm_fix.methods.eah import EAH
@@ -19,12 +20,18 @@ from lvlm_fix.methods.guide import Guide
 from lvlm_fix.methods.hgai import HGAI
 from lvlm_fix.methods.iat import IAT
 from lvlm_fix.methods.icd import ICD
+from lvlm_fix.methods.ilvad import ILVAD
 from lvlm_fix.methods.m3id import M3ID
+from lvlm_fix.methods.mod import MoD
+from lvlm_fix.methods.opera import OPERA
 from lvlm_fix.methods.pai import PAI
 from lvlm_fix.methods.paint import PAINT
 from lvlm_fix.methods.plausible_only import PlausibleOnly
+from lvlm_fix.methods.pti import PTI
 from lvlm_fix.methods.random_heads import RandomHeads
 from lvlm_fix.methods.random_vector import RandomVector
+from lvlm_fix.methods.savva import SAVVA
+from lvlm_fix.methods.sid import SID
 from lvlm_fix.methods.sla import SLA
 from lvlm_fix.methods.spin import SPIN
 from lvlm_fix.methods.steer import Steer
@@ -41,14 +48,20 @@ from lvlm_fix.plugins import Methods
 __all__ = [
     "ACT",
     "ADHH",
+    "DAMRO",
     "EAH",
     "HGAI",
     "IAT",
     "ICD",
+    "ILVAD",
     "M3ID",
     "METHODS",
+    "OPERA",
     "PAI",
     "PAINT",
+    "SAVVA",
+    "SID",
+    "PTI",
     "SLA",
     "SPIN",
     "VAF",
@@ -62,6 +75,7 @@ __all__ = [
     "DoLa",
     "EosBoost",
     "Guide",
+    "MoD",
     "PlausibleOnly",
     "RandomHeads",
     "RandomVector",
@@ -74,9 +88,9 @@ __all__ = [
 
 # these, and what other packages bring
 METHODS = Methods(
-    ACT, AdaIAT, ADHH, DeCo, DoLa, EAH, EosBoost, Guide, HGAI, IAT, ICD, M3ID, PAI, PAINT,
-    PlausibleOnly, RandomHeads, RandomVector, SLA, SPIN, Steer, Truncate, VAF, VAR, VCD, VHR, VISTA,
-    VTI, YesPush,
+    ACT, AdaIAT, ADHH, DAMRO, DeCo, DoLa, EAH, EosBoost, Guide, HGAI, IAT, ICD, ILVAD, M3ID, MoD,
+    OPERA, PAI, PAINT, PlausibleOnly, PTI, RandomHeads, RandomVector, SAVVA, SID, SLA, SPIN, Steer,
+    Truncate, VAF, VAR, VCD, VHR, VISTA, VTI, YesPush,
 )  # fmt: skip
 
 

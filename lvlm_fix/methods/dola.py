@@ -17,19 +17,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lvlm_fix.contrast import plausible
+from lvlm_fix.contrast import divergence, plausible
 from lvlm_fix.method import AtToken, Method, Watch, setting
 from lvlm_fix.watches import EarlyLayers
 
-__all__ = ["DoLa", "divergence"]
-
-
-def divergence(
-    one: Float[Tensor, "*rest vocabulary"], other: Float[Tensor, "*rest vocabulary"]
-) -> Float[Tensor, "*rest"]:
-    """Jensen-Shannon divergence of two distributions given as log-probabilities, in nats."""
-    middle = torch.logaddexp(one, other) - torch.log(torch.tensor(2.0))
-    return 0.5 * ((one.exp() * (one - middle)).sum(-1) + (other.exp() * (other - middle)).sum(-1))
+__all__ = ["DoLa"]
 
 
 @dataclass(frozen=True)

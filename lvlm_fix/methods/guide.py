@@ -20,6 +20,8 @@ from torch import Tensor
 
 from lvlm_fix.ask.words import Words, forms_of, pull
 from lvlm_fix.method import AtToken, Method, Watch, setting
+from lvlm_fix.objects.lists import named
+from lvlm_fix.objects.spots import plural
 from lvlm_fix.objects.vocabulary import NODES
 from lvlm_fix.watches.answered import Answered
 
@@ -41,7 +43,9 @@ class Guide(Method):
     share: float = setting(
         0.0, "share of what is above the threshold that is added, 0 to 1", "ours", low=0, high=1
     )
-    objects: str = setting("", "words joined by commas; empty: COCO's 80 objects", "ours")
+    objects: str = setting(
+        "", 'words joined by commas, "open" or "@FILE"; empty: COCO\'s 80 objects', "ours"
+    )
 
     paper: ClassVar[str] = "ours"
 
@@ -49,8 +53,7 @@ class Guide(Method):
         return (Answered(self._names()),) if self.strength else ()
 
     def _names(self) -> tuple[str, ...]:
-        listed = [name.strip().lower() for name in self.objects.split(",") if name.strip()]
-        return tuple(dict.fromkeys(listed)) or tuple(NODES)
+        return named(self.objects) or tuple(NODES)
 
     def next_token_logits(
         self, logits: Float[Tensor, "batch vocabulary"], at: AtToken
@@ -58,7 +61,7 @@ class Guide(Method):
         if not self.strength:
             return logits
         odds, written, asker = at[Answered(self._names())]
-        words = _words(asker.tokenizer, self._names())
+        words = _words(asker.tokenizer, self._names(), not self.objects)
         added = [
             pull(
                 words,
@@ -76,5 +79,9 @@ class Guide(Method):
 
 
 @functools.lru_cache(maxsize=8)
-def _words(tokenizer: Any, names: tuple[str, ...]) -> Words:
-    return Words(tokenizer, forms_of(names))
+def _words(tokenizer: Any, names: tuple[str, ...], synonyms: bool) -> Words:
+    """A list of one's own is held to its words, COCO's objects to all that names them."""
+    return Words(
+        tokenizer,
+        forms_of(names) if synonyms else {name: [name, plural(name)] for name in names},
+    )

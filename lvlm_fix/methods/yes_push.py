@@ -42,6 +42,11 @@ class YesPush(Method):
         "every", "which tokens are pushed", "authors' code: every", options=("every", "first")
     )
 
+    yes: tuple[int, ...] | None = setting(
+        None, "tokens with which Yes begins; none: those of the tokenizer", "ours", low=0
+    )
+    no: tuple[int, ...] | None = setting(None, "the same of No", "ours", low=0)
+
     control: ClassVar[bool] = True
     paper: ClassVar[str] = "arXiv 2504.10020"
 
@@ -50,14 +55,19 @@ class YesPush(Method):
         return "yes-push"
 
     def watches(self, layers: int) -> tuple[Watch[Any], ...]:
-        return (AnswerTokens(),)
+        return (self.answers,)
+
+    @property
+    def answers(self) -> AnswerTokens:
+        """The watch of the two answers' tokens."""
+        return AnswerTokens(self.yes or (), self.no or ())
 
     def next_token_logits(
         self, logits: Float[Tensor, "batch vocabulary"], at: AtToken
     ) -> Float[Tensor, "batch vocabulary"]:
         if self.margin == 0 or (self.when == "first" and at.step):
             return logits
-        yes, no = at[AnswerTokens()]
+        yes, no = at[self.answers]
         probable = logits.float().softmax(-1)
         p_yes, p_no = (probable.index_select(-1, ids).sum(-1) for ids in (yes, no))
         pushed = (p_yes + p_no > self.least) & ((p_yes - p_no).abs() < self.margin)

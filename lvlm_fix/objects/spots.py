@@ -57,8 +57,17 @@ def listed(words: Iterable[str]) -> Find:
     return find
 
 
+IRREGULAR = {
+    "person": "people", "man": "men", "woman": "women", "child": "children", "mouse": "mice",
+    "foot": "feet", "tooth": "teeth", "goose": "geese", "knife": "knives", "shelf": "shelves",
+    "leaf": "leaves", "sheep": "sheep",
+}  # fmt: skip
+
+
 def plural(word: str) -> str:
-    """The regular plural of a noun."""
+    """The plural of a noun."""
+    if word in IRREGULAR:
+        return IRREGULAR[word]
     if re.search("[^aeiou]y$", word):
         return word[:-1] + "ies"
     return word + ("es" if word.endswith(("s", "x", "z", "ch", "sh")) else "s")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -49,6 +48,8 @@ def calibrate(
 
     The model describes each photo and is asked about what it named. Without --truth it is asked
     about things that are not there, and the log-odds that 95 % of these answers stay below is told.
+
+    Example: lvlm-fix ask calibrate --images photos/ --truth objects.json --out calibration.json
     """
     photos = photos_of(images, ids)[:limit]
     if batch_size < 1:
@@ -101,28 +102,80 @@ def calibrate(
     print(f"{len(found)} answers about {len(photos)} photos -> {out}", file=sys.stderr)
 
 
+@app.command()
+def objects(
+    captions: Annotated[
+        list[Path],
+        typer.Argument(
+            help="COCO captions (JSON), or texts with one caption a line", metavar="CAPTIONS..."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="the list to write, one word a line")],
+    ids: Annotated[str | None, typer.Option(help="file.json:name, photos of COCO captions")] = None,
+    count: Annotated[int, typer.Option(help="how many words", min=1)] = 80,
+) -> None:
+    """Make a list of objects to ask about: the commonest nouns of captions.
+
+    `--set guide.objects=@FILE` and `--set ask.objects=@FILE` take it.
+    """
+    from lvlm_fix.objects.nouns import commonest
+
+    wanted = None if ids is None else ids_of(ids)
+    texts = dict.fromkeys(text for path in captions for text in captions_of(path, wanted))
+    words = commonest(texts, count)
+    if not words:
+        raise DataError(f"no nouns were found in {len(texts)} captions")
+    about = f"# the {len(words)} commonest nouns of {len(texts)} captions, `lvlm-fix ask objects`"
+    part = out.with_name(f".{out.name}.part")
+    part.write_text("\n".join([about, *words]) + "\n")
+    part.replace(out)
+    print(f"{len(words)} words of {len(texts)} captions -> {out}", file=sys.stderr)
+
+
+def captions_of(path: Path, ids: set[int] | None) -> list[str]:
+    """The captions of a file, those of some photos alone where COCO's format names the photos."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        if path.suffix != ".json":
+            return text.splitlines()
+        return [
+            str(one["caption"])
+            for one in json.loads(text)["annotations"]
+            if ids is None or one["image_id"] in ids
+        ]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise DataError(f"{path} holds no captions: {error!r}") from None
+
+
 def photos_of(folder: Path, ids: str | None) -> list[tuple[int, Path]]:
     """Id and path of the photos of a folder, those in a list alone where one is given."""
+    from lvlm_fix.images import NUMBERED
+
     if not folder.is_dir():
         raise DataError(f"--images takes a folder of photos, got {str(folder)!r}")
     found = {
         int(match[1]): path
         for path in folder.iterdir()
-        if (match := re.fullmatch(r"(?:.*_)?0*(\d+)\.(?:jpe?g|png)", path.name, re.IGNORECASE))
+        if not path.name.startswith(".") and (match := NUMBERED.fullmatch(path.name))
     }
     if ids is not None:
-        name, _, part = ids.partition(":")
-        try:
-            listed = json.loads(Path(name).read_text())
-            wanted = {int(key) for key in (listed[part] if part else listed)}
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise DataError(
-                f"--ids takes file.json:name, a list of ids, got {ids!r}: {error}"
-            ) from None
+        wanted = ids_of(ids)
         found = {key: path for key, path in found.items() if key in wanted}
     if not found:
         raise DataError(f"there are no photos named <id>.jpg to ask about in {str(folder)!r}")
     return sorted(found.items())
+
+
+def ids_of(ids: str) -> set[int]:
+    """The ids of "file.json" or "file.json:name"."""
+    name, _, part = ids.partition(":")
+    try:
+        listed = json.loads(Path(name).read_text())
+        return {int(key) for key in (listed[part] if part else listed)}
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise DataError(
+            f"--ids takes file.json:name, a list of ids, got {ids!r}: {error}"
+        ) from None
 
 
 def truth_of(path: Path) -> dict[int, frozenset[str]]:

@@ -22,17 +22,20 @@ def check(
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16")] = "auto",
     method: Annotated[
         list[str] | None,
-        typer.Option(help="may be repeated; without it all, set so that they act on any model"),
+        typer.Option(help="may be repeated; default: all, with settings that act on any model"),
     ] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="method.setting=value, may be repeated")
     ] = None,
-    rounds: Annotated[int, typer.Option(help="how often time is measured")] = 4,
+    rounds: Annotated[int, typer.Option(help="rounds in which time is measured")] = 4,
     as_json: Annotated[
         bool, typer.Option("--json", help="print one JSON document on standard output")
     ] = False,
 ) -> None:
-    """Whether methods act rightly here, and what they cost: one line each; exit code 1 if not."""
+    """Whether methods act rightly here, and what they cost: one line each; exit code 1 if not.
+
+    Example: lvlm-fix check tiny --method vhr --rounds 2
+    """
     import torch
 
     from lvlm_fix.tools.check import cases

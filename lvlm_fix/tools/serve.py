@@ -1,4 +1,4 @@
-"""`lvlm-fix serve`: one model behind an OpenAI-style endpoint, once plain and once per method.
+"""`lvlm-fix serve`: one model behind an OpenAI-style endpoint, plain, by method, and checked.
 
 Pictures come inside the request, as `data:` URLs; no file and no address that a request names is
 ever opened. See docs/design/serve.md for what is taken from transformers' own server.
@@ -23,10 +23,9 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from lvlm_fix.errors import LvlmFixError, SettingError
-from lvlm_fix.method import Method
 from lvlm_fix.tools.serve_answer import Answer, told
 from lvlm_fix.tools.serve_request import Body, Refused
-from lvlm_fix.tools.serve_worker import Worker
+from lvlm_fix.tools.serve_worker import Choice, Worker
 
 __all__ = ["Server", "listen"]
 
@@ -51,10 +50,10 @@ def listen(server: Server, host: str, port: int, ready: Callable[[int], None]) -
 
 
 class Server:
-    """The routes. `choices` are the models that a client may name, and the methods of each."""
+    """The routes. `choices` are the models that a client may name, and what acts in each."""
 
     def __init__(
-        self, worker: Worker, choices: Mapping[str, tuple[Method, ...]], key: str | None = None
+        self, worker: Worker, choices: Mapping[str, Choice], key: str | None = None
     ) -> None:
         self.worker, self.choices, self.key = worker, choices, key
         self.began = int(time.time())
@@ -92,7 +91,7 @@ class Server:
             for name in self.choices
         ]
         if name := request.path_params.get("name"):
-            self.methods_of(name)
+            self.choice_of(name)
             return JSONResponse(next(row for row in rows if row["id"] == name))
         return JSONResponse({"object": "list", "data": rows})
 
@@ -103,7 +102,7 @@ class Server:
             body = Body.model_validate_json(await self.read(request))
         except ValidationError as error:
             raise Refused.of(error) from None
-        asked = body.asked(self.methods_of(body.model), self.worker.limits)
+        asked = body.asked(self.choice_of(body.model), self.worker.limits)
         answer, events = Answer(body), self.worker.write(asked)
         work = answer.streamed(events) if body.stream else answer.whole(events)
         return await unless_gone(request, work)
@@ -116,8 +115,8 @@ class Server:
         if not hmac.compare_digest(given, f"Bearer {self.key}".encode()):
             raise Refused("the API key is missing or wrong", 401, "invalid_api_key")
 
-    def methods_of(self, name: str) -> tuple[Method, ...]:
-        """The methods behind a model's name. Raises `Refused`."""
+    def choice_of(self, name: str) -> Choice:
+        """What is behind a model's name. Raises `Refused`."""
         if name not in self.choices:
             names = ", ".join(self.choices)
             raise Refused(f"there is no model {name!r}; there are: {names}", 404, "model_not_found")

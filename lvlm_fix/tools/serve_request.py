@@ -7,9 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from lvlm_fix.method import Method
 from lvlm_fix.tools.serve_pictures import bytes_of
-from lvlm_fix.tools.serve_worker import Asked, Limits
+from lvlm_fix.tools.serve_worker import Asked, Choice, Limits
 
 __all__ = ["Body", "Refused"]
 
@@ -116,6 +115,7 @@ class Body(Strict):
     response_format: TextFormat | None = None
     # of no effect on a text
     user: str | None = None
+    dataset: str | None = None  # what VLMEvalKit asks for, told by its client for LMDeploy
     metadata: dict[str, Any] | None = None
     store: Literal[False] | None = None
 
@@ -124,7 +124,7 @@ class Body(Strict):
         """Whether a stream ends with the counts of tokens."""
         return bool(self.stream_options and self.stream_options.include_usage)
 
-    def asked(self, methods: tuple[Method, ...], limits: Limits) -> Asked:
+    def asked(self, choice: Choice, limits: Limits) -> Asked:
         """The request as the writer takes it. Raises `Refused`."""
         tokens = self.max_completion_tokens or self.max_tokens
         if tokens is not None and tokens > limits.tokens:
@@ -151,7 +151,7 @@ class Body(Strict):
             raise Refused("the last message is empty")
         stop = self.stop or []
         return Asked(
-            methods=methods,
+            choice=choice,
             chat=chat,
             pictures=pictures,
             max_tokens=tokens or limits.tokens,

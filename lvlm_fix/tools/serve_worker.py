@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, cast
 
 import torch
 from transformers import (
@@ -23,13 +23,15 @@ from transformers import (
 )
 
 import lvlm_fix as lf
+from lvlm_fix.ask.asked import Asked as Check
+from lvlm_fix.ask.calibration import Calibration
 from lvlm_fix.errors import InputError
 from lvlm_fix.method import Method
 from lvlm_fix.models import Chat, prepare_chats, sample_photos
 from lvlm_fix.tools.serve_pictures import picture
-from lvlm_fix.tools.serve_writer import Begun, Event, Writer
+from lvlm_fix.tools.serve_writer import Begun, Event, Sentences, Writer
 
-__all__ = ["Asked", "Busy", "Limits", "Worker"]
+__all__ = ["Asked", "Busy", "Choice", "Limits", "Worker"]
 
 
 @dataclass(frozen=True)
@@ -44,10 +46,19 @@ class Limits:
 
 
 @dataclass(frozen=True)
+class Choice:
+    """What a client chooses by a model's name."""
+
+    methods: tuple[Method, ...] = ()
+    check: Check | None = None  # of `--ask`
+    curve: Calibration | None = None  # what a Yes is worth, for marks
+
+
+@dataclass(frozen=True)
 class Asked:
     """One request, checked. Pictures are encoded still, so that waiting takes little memory."""
 
-    methods: tuple[Method, ...]
+    choice: Choice
     chat: Chat
     pictures: Sequence[bytes] = ()
     max_tokens: int = 4096
@@ -95,12 +106,17 @@ class Worker:
             work.cancel()
             self.waiting -= 1
 
-    def try_out(self, named: Mapping[str, tuple[Method, ...]]) -> None:
-        """Write one token under every choice of methods. Raises `ModelError` and its like."""
+    def try_out(self, choices: Iterable[Choice]) -> None:
+        """Write one token under every choice. Raises `ModelError` and its like."""
         photo = lf.open_image(sample_photos()[0])
-        for methods in named.values():
-            with lf.fix(self.model, methods):
-                lf.answer(self.model, self.processor, [photo], ["Describe."], max_new_tokens=1)
+        for choice in choices:
+            more: dict[str, Any] = {}
+            if choice.check is not None:
+                more["custom_generate"] = choice.check
+            with lf.fix(self.model, choice.methods) if choice.methods else nullcontext():
+                lf.answer(
+                    self.model, self.processor, [photo], ["Describe."], max_new_tokens=1, **more
+                )
 
     def close(self) -> None:
         """Stop what is being written, and take nothing more."""
@@ -130,13 +146,30 @@ class Worker:
             raise InputError(f"the prompt has {prompt} tokens; this model takes {context} in all")
         room = asked.max_tokens if context is None else min(asked.max_tokens, context - prompt)
         tell(Begun(prompt))
-        generate: Any = self.model.generate
+        choice, generate = asked.choice, cast("Any", self.model.generate)
         for index in range(asked.n):
             torch.manual_seed(asked.seed + index)
-            writer = Writer(self.model, self.processor, index, prompt, asked.stop, tell, gone)
-            criteria = StoppingCriteriaList([writer])
-            with lf.fix(self.model, asked.methods) if asked.methods else nullcontext():
-                generate(**inputs, **asked.options, max_new_tokens=room, stopping_criteria=criteria)
+            writer = Writer(
+                self.model, self.processor, index, prompt, asked.stop, tell, gone,
+                held=choice.check is not None,
+            )  # fmt: skip
+            options = asked.options | {
+                "max_new_tokens": room,
+                "stopping_criteria": StoppingCriteriaList([writer]),
+            }
+            check = None
+            if choice.check is not None:
+                streamer = Sentences(writer) if choice.check.use == "rewrite" else None
+                check = options["custom_generate"] = choice.check.streaming(streamer)
+            with lf.fix(self.model, choice.methods) if choice.methods else nullcontext():
+                written = generate(**inputs, **options)
             if gone():
                 return
+            if check is not None:
+                found = check.checked[0]
+                text = writer.cut(found.text)
+                if check.use == "mark":
+                    spots = tuple(spot for spot in found.spots if spot.end <= len(text))
+                    text = replace(found, text=text, spots=spots).marked(choice.curve)
+                writer.settle(text, written.shape[1] - prompt)
             writer.finish()

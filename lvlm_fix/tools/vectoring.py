@@ -34,7 +34,9 @@ def group() -> None:
 @app.command()
 def make(
     images: Annotated[Path, typer.Option(help="the texts' folder of photos")],
-    out: Annotated[Path, typer.Option(help="the vectors to write (safetensors)")],
+    out: Annotated[
+        Path, typer.Option(help="the vectors to write: .safetensors, or .gguf without layer 0")
+    ],
     words: Annotated[
         Path | None,
         typer.Option(
@@ -49,9 +51,9 @@ def make(
     kind: Annotated[str, typer.Option(help="mean (difference), or vti")] = "mean",
     prompt: Annotated[str, typer.Option(help="what was asked")] = DESCRIBE,
     limit: Annotated[
-        int | None, typer.Option(help="only so many lines, drawn at random", min=1)
+        int | None, typer.Option(help="only this many lines, drawn at random", min=1)
     ] = None,
-    seed: Annotated[int, typer.Option(help="which lines are drawn")] = 0,
+    seed: Annotated[int, typer.Option(help="seed of that draw")] = 0,
     as_json: AsJson = False,
 ) -> None:
     """Measure in which direction a model's states differ between right and invented words.
@@ -87,8 +89,8 @@ def _texts(
     file: Path, images: Path, words: bool, limit: int | None, seed: int
 ) -> tuple[list[Labelled] | list[Pair], dict[str, str]]:
     """The texts of a file, all or some drawn by seed; and what the manifest says of them."""
+    from lvlm_fix.tools.checkpoint import sha256_of
     from lvlm_fix.tools.effects import read_labelled
-    from lvlm_fix.tools.export import sha256_of
     from lvlm_fix.tools.nullu import read_pairs
 
     try:
@@ -114,12 +116,15 @@ def show(
         Path, typer.Argument(help="safetensors, a gguf control vector, or a folder of repsteer")
     ],
     counting: Annotated[
-        str, typer.Option(help="how it counts layers where it does not say so: decoder, or "
+        str, typer.Option(help="how it counts layers, if it does not say: decoder, or "
                                "hidden_states")
     ] = "file",
     as_json: AsJson = False,
 ) -> None:  # fmt: skip
-    """Show the vectors in a file: layers (from 0), lengths, how like the one before, manifest."""
+    """Show the vectors in a file: layers (from 0), lengths, how like the one before, manifest.
+
+    Example: lvlm-fix vectors show vectors.safetensors
+    """
     from torch import cosine_similarity
 
     from lvlm_fix.vectors.vectors import COUNTINGS, Vectors

@@ -1,26 +1,30 @@
 """Control vectors in gguf files, as repeng writes them and llama.cpp reads them.
 
 `direction.N`, float32, is added to what decoder layer N gives, counted from 0; layer 0 cannot be
-written. Only such files are read: one that asks for another use than addition is refused.
+written. Only such files are read and written; one that asks for another use than addition is
+refused.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import struct
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-__all__ = ["MAGIC", "read"]
+__all__ = ["MAGIC", "read", "write"]
 
 MAGIC = b"GGUF"
 NAME = "controlvector"
 KNOWN = {f"{NAME}.model_hint", f"{NAME}.layer_count"}
 SCALARS = dict(enumerate("BbHhIif?", 0)) | {10: "Q", 11: "q", 12: "d"}  # by type number
-STRING, ARRAY, FLOAT32 = 8, 9, 0
+STRING, ARRAY, FLOAT32, UINT32 = 8, 9, 0, 4
+ALIGN = 32  # bytes, where a file says nothing else
 
 
 class _Bytes:
@@ -68,6 +72,38 @@ def read(path: Path) -> tuple[dict[int, Tensor], dict[str, str]]:
         raise ValueError(f"the gguf file is damaged: {error}") from None
 
 
+def write(rows: Mapping[int, Tensor], about: Mapping[str, str]) -> bytes:
+    """A file of the vectors by decoder layer, but for layer 0, which has no place in it; `about`
+    as JSON in `general.description`.
+
+    Raises `ValueError` where no other layer is there.
+    """
+    kept = {layer: rows[layer].float().contiguous() for layer in sorted(rows) if layer > 0}
+    if not kept:
+        raise ValueError("a gguf control vector begins at layer 1, from 0, and there is none")
+    texts = {
+        "general.architecture": NAME,
+        f"{NAME}.model_hint": about.get("model", ""),
+        "general.description": json.dumps(dict(about), ensure_ascii=False),
+    }
+    out = MAGIC + struct.pack("<IQQ", 3, len(kept), len(texts) + 1)
+    for key, text in texts.items():
+        out += _text(key) + struct.pack("<I", STRING) + _text(text)
+    out += _text(f"{NAME}.layer_count") + struct.pack("<II", UINT32, len(kept))
+    data = b""
+    for layer, row in kept.items():
+        place = struct.pack("<IQIQ", 1, len(row), FLOAT32, len(data))
+        out += _text(f"direction.{layer}") + place
+        data += row.numpy().astype("<f4").tobytes()
+        data += bytes(-len(data) % ALIGN)
+    return out + bytes(-len(out) % ALIGN) + data
+
+
+def _text(text: str) -> bytes:
+    """A string behind its length."""
+    return struct.pack("<Q", len(text.encode())) + text.encode()
+
+
 def _read(file: _Bytes) -> tuple[dict[int, Tensor], dict[str, str]]:
     file.place = len(MAGIC)
     if (version := file.take("I")) not in (2, 3):
@@ -87,7 +123,7 @@ def _read(file: _Bytes) -> tuple[dict[int, Tensor], dict[str, str]]:
             "no other use of it is known here"
         )
     places = [_place(file) for _ in range(tensors)]
-    align = about.get("general.alignment", 32)
+    align = about.get("general.alignment", ALIGN)
     start = -(-file.place // align) * align
     found: dict[int, Tensor] = {}
     for name, layer, count, offset in places:

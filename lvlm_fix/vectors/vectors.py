@@ -76,10 +76,23 @@ class Vectors:
         return {layer: float(row.float().norm()) for layer, row in sorted(self.rows.items())}
 
     def save(self, path: str | Path) -> None:
-        """Write as safetensors, atomically: `layer.N`, the manifest as metadata."""
+        """Write atomically: as safetensors, `layer.N`, the manifest as metadata; or, where the name
+        ends in `.gguf`, as a control vector, which has no place for layer 0.
+
+        Raises `DataError` where there is nothing but layer 0.
+        """
+        partial = Path(f"{path}.partial")
+        if Path(path).suffix == ".gguf":
+            if self.tower:
+                raise DataError(f"{path}: a control vector has no place for the tower's vectors")
+            try:
+                partial.write_bytes(gguf.write(self.rows, self.about))
+            except ValueError as error:
+                raise DataError(f"cannot write {str(path)!r}: {error}") from None
+            os.replace(partial, path)
+            return
         tensors = {f"layer.{n}": row.float().contiguous() for n, row in self.rows.items()}
         tensors |= {f"tower.{n}": rows.float().contiguous() for n, rows in self.tower.items()}
-        partial = Path(f"{path}.partial")
         meta = dict(self.about) | {"format": FORMAT, "counting": "decoder", **ONLY}
         save_file(tensors, str(partial), meta)
         os.replace(partial, path)

@@ -3,13 +3,19 @@
 A watch is a frozen dataclass that a method declares (`Method.watches`) and reads (`at[watch]`).
 """
 
+from lvlm_fix.watches.answer_rows import AnswerRows, NewRow
 from lvlm_fix.watches.branch import Branch
 from lvlm_fix.watches.calibrated import Calibrated, Levels
 from lvlm_fix.watches.column_means import ColumnMeans
 from lvlm_fix.watches.early_layers import EarlyLayers
+from lvlm_fix.watches.evidence import Evidence, Supported, half
+from lvlm_fix.watches.first_token import FirstToken
 from lvlm_fix.watches.heads import HeadRule, Picked, PickedHeads, upper_half
+from lvlm_fix.watches.image_map import ImageMap, brought_up
 from lvlm_fix.watches.image_shift import ImageShift
+from lvlm_fix.watches.kept_tokens import KeptTokens, LeastSeen, MostSeen, TowerPicked
 from lvlm_fix.watches.no_image import WithoutImage
+from lvlm_fix.watches.risk import Risk
 from lvlm_fix.watches.rows import LastRows, TextRows
 from lvlm_fix.watches.sinks import ChannelSinks, ReceivedSinks, sink_masks
 from lvlm_fix.watches.steering import Steering
@@ -20,6 +26,7 @@ from lvlm_fix.watches.views import DisturbedPrompt, NoImage, NoisedImage, View, 
 from lvlm_fix.watches.written import AnswerTokens, EndTokens, Written
 
 __all__ = [
+    "AnswerRows",
     "AnswerTokens",
     "Branch",
     "Calibrated",
@@ -29,23 +36,35 @@ __all__ = [
     "DisturbedPrompt",
     "EarlyLayers",
     "EndTokens",
+    "Evidence",
+    "FirstToken",
     "HeadRule",
+    "ImageMap",
+    "KeptTokens",
     "ImageShift",
     "LastRows",
+    "LeastSeen",
     "Levels",
+    "NewRow",
+    "MostSeen",
     "NoImage",
     "NoisedImage",
     "Picked",
     "PickedHeads",
     "ReceivedSinks",
+    "Risk",
+    "Supported",
     "Steering",
     "TextRows",
     "TowerLooks",
     "TowerSteering",
+    "TowerPicked",
     "View",
     "WithoutImage",
     "Written",
+    "brought_up",
     "diffused",
+    "half",
     "local_and_summary",
     "sink_masks",
     "upper_half",

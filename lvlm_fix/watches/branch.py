@@ -20,7 +20,7 @@ from lvlm_fix.core.at import AtToken, Host, Live, Watch, kept
 from lvlm_fix.core.attached import Attached
 from lvlm_fix.core.call import Call, Signature, cache_in
 from lvlm_fix.core.next_token import targets
-from lvlm_fix.core.text import Pass, State
+from lvlm_fix.core.text import Pass, State, Text
 from lvlm_fix.errors import InputError, ModelError
 from lvlm_fix.watches.views import Inputs, View
 
@@ -38,6 +38,13 @@ class Branch(Watch[Float[Tensor, "batch vocabulary"]]):
 
     def live(self, host: Host) -> _Live:
         return _Live(self, self.view, host)
+
+    def needs(self) -> tuple[Watch[Any], ...]:
+        return self.view.needs()
+
+    def logits_of(self, text: Text, step: int) -> Float[Tensor, "batch vocabulary"]:
+        """The branch's logits of a token that the last pass predicted."""
+        return kept(text, self, _State).logits[step]
 
 
 @dataclass
@@ -68,8 +75,9 @@ class _Live(Live[Float[Tensor, "batch vocabulary"]]):
 
     def __init__(self, watch: Branch, view: View, host: Host) -> None:
         super().__init__(watch)
+        self._branch = watch
         model, family = host.model, host.family
-        if family.runs is not model and not view.counted:
+        if family.runs is not model and not view.blind:
             raise ModelError(
                 f"{type(model).__name__}: its language model generates alone; no second branch "
                 "sees an image"
@@ -81,8 +89,8 @@ class _Live(Live[Float[Tensor, "batch vocabulary"]]):
             for m in model.modules()
             if isinstance(m, PreTrainedModel) and m.get_output_embeddings()
         ]
-        self._model: PreTrainedModel = speaking[-1] if view.counted else model
-        self._signature, self._aside = Signature(self._model), host.aside
+        self._model: PreTrainedModel = speaking[-1] if view.blind else model
+        self._signature, self._host = Signature(self._model), host
         # by identity: image features, what they came from, their number; the oldest first
         self._encoded: dict[int, tuple[Any, dict[str, Any], int]] = {}
 
@@ -97,7 +105,7 @@ class _Live(Live[Float[Tensor, "batch vocabulary"]]):
             features = plain(*args, **kwargs)
             pooled = getattr(features, "pooler_output", None)  # beams will repeat it in place
             count = 0 if pooled is None else sum(map(len, pooled))
-            if not self._aside():
+            if not self._host.aside():
                 self._encoded[id(features)] = features, kwargs, count
                 while len(self._encoded) > KEPT:  # of calls that never came to a pass
                     self._encoded.pop(next(iter(self._encoded)))
@@ -118,18 +126,20 @@ class _Live(Live[Float[Tensor, "batch vocabulary"]]):
         """The branch's logits for each token that this pass predicts: batch vocabulary."""
         new = self._view.of(self._inputs(now, call))
         if now.begins:
-            state.cache, state.mask = None, new.valid
-            state.padded = not bool(new.valid.all())
+            state.cache, state.mask, state.padded = None, new.valid, False
         else:
             assert state.mask is not None
             state.mask = torch.cat((state.mask, new.valid), dim=1)
+        if now.prompt_rows:
+            state.padded |= not bool(new.valid.all())
         mask, positions = state.mask.long(), new.positions
         if self._view.counted:
             positions = (mask.cumsum(-1) - 1).clamp_min(0)[:, -new.ids.shape[1] :]
         given = new.more if positions is None else new.more | {"position_ids": positions}
         given["attention_mask"] = mask if state.padded else None
         given[self._signature.cache] = state.cache
-        output: Any = self._model(input_ids=new.ids, use_cache=True, **given)
+        with self._view.seeing(new, self._host):
+            output: Any = self._model(input_ids=new.ids, use_cache=True, **given)
         state.cache = cache_in(output)
         found = [output.logits[place] for place in _rows(now, new, output.logits.shape[1])]
         if new.copies > 1:
@@ -150,7 +160,7 @@ class _Live(Live[Float[Tensor, "batch vocabulary"]]):
             image[:, :rows] = text.shown[:, here].to(ids.device)
             valid[:, :rows] = text.valid[:, here].to(ids.device)
         more = call.about_photo()
-        inputs = Inputs(ids, valid, image, call.given.get("position_ids"), more, now.begins)
+        inputs = Inputs(ids, valid, image, call.given.get("position_ids"), more, now.begins, now)
         features = (more.get("mm_encoder_outputs") or {}).get("image")
         if features is None or id(features) not in self._encoded:
             return inputs
@@ -160,7 +170,7 @@ class _Live(Live[Float[Tensor, "batch vocabulary"]]):
 
     def at_token(self, at: AtToken) -> Float[Tensor, "batch vocabulary"]:
         assert at.now is not None
-        return kept(at.now.text, self.watch, _State).logits[at.step]
+        return self._branch.logits_of(at.now.text, at.step)
 
 
 def _rows(now: Pass, new: Inputs, kept_rows: int) -> list[tuple[Tensor, Tensor]]:

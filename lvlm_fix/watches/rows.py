@@ -9,9 +9,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lvlm_fix.core.at import AtLayer, Host, Live, Rows, Watch, kept
-from lvlm_fix.core.text import State
+from lvlm_fix.core.text import State, Text
 
-__all__ = ["LastRows", "Prompted", "TextRows"]
+__all__ = ["LastRows", "Prompted", "TextRows", "last_rows"]
 
 
 @dataclass
@@ -46,6 +46,11 @@ class TextRows(Watch[Prompted]):
         return _Live(self, last=False)
 
 
+def last_rows(text: Text) -> dict[int, Prompted]:
+    """What `LastRows` knows of a text, by layer."""
+    return kept(text, LastRows(), _State).found
+
+
 class _Live(Live[Prompted]):
     wants_rows = True
     whole_prompt = True
@@ -64,8 +69,8 @@ class _Live(Live[Prompted]):
             samples = torch.arange(len(here), device=index.device)
             logits, weights = (part[samples, :, here][:, :, None] for part in (logits, weights))
             own, index = own[samples, here][:, None], now.last[:1].to(index.device)
-        assert now.ids is not None
-        found = Prompted(logits, weights, own, index + now.start, now.ids)
+        ids = now.text.ids()[:, : now.end]
+        found = Prompted(logits, weights, own, index + now.start, ids)
         kept(now.text, self.watch, _State).found[at.layer] = found
 
     def value(self, at: AtLayer) -> Prompted:

@@ -5,6 +5,7 @@ forward pass.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
@@ -13,6 +14,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel
 
+from lvlm_fix.core.at import Host, Watch
+from lvlm_fix.core.text import Pass
 from lvlm_fix.errors import InputError, ModelError
 
 __all__ = ["DisturbedPrompt", "Inputs", "NoImage", "NoisedImage", "View", "diffused"]
@@ -28,12 +31,15 @@ class Inputs:
     positions: Int[Tensor, "*axes batch query"] | None  # as the model was given them
     more: dict[str, Any]  # pixels, their sizes, token types, logits_to_keep
     first: bool  # the pass begins a prompt, rather than going on from the cache
+    now: Pass  # the main pass
     pixels: dict[str, Any] = field(
         default_factory=dict
     )  # what image features came from, where `more` has only those
     # so many equal rows, one behind the other, were made of each row that the pixels belong to
     beams: int = 1
     copies: int = 1  # so many rows of the main pass does each of these rows stand for
+    # whose embedding stands in each column; None: its own
+    order: Int[Tensor, "batch query"] | None = None
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,11 @@ class View(ABC):
     counted: ClassVar[bool] = (
         False  # positions are counted anew: 0, 1, 2, ... over what is not padding
     )
+    blind: ClassVar[bool] = False  # there is no image in it: a language model inside serves alone
+
+    def needs(self) -> tuple[Watch[Any], ...]:
+        """Watches that it reads."""
+        return ()
 
     def ready(self, model: PreTrainedModel) -> View:
         """The view for this model. Raises `ModelError` where the model misses what it needs."""
@@ -55,12 +66,17 @@ class View(ABC):
     def of(self, inputs: Inputs) -> Inputs:
         """The branch's inputs of the same pass."""
 
+    def seeing(self, inputs: Inputs, host: Host) -> AbstractContextManager[None]:
+        """In which the branch's pass over such inputs runs."""
+        return nullcontext()
+
 
 @dataclass(frozen=True)
 class NoImage(View):
     """The image tokens are deleted and later positions move up; rows are padded on the left."""
 
     counted: ClassVar[bool] = True
+    blind: ClassVar[bool] = True
 
     def of(self, inputs: Inputs) -> Inputs:
         keep = inputs.valid & ~inputs.image

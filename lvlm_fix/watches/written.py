@@ -80,12 +80,18 @@ class _Ends(Live[Int[Tensor, " tokens"]]):
 
 @dataclass(frozen=True)
 class AnswerTokens(Watch["tuple[Int[Tensor, ' tokens'], Int[Tensor, ' tokens']]"]):
-    """The first tokens of Yes and of No, as a text may begin with them.
+    """The first tokens of Yes and of No, as a text may begin with them: those that are named, else
+    those of the model's tokenizer.
 
-    Raises `ModelError` where the model has no tokenizer, or both begin alike.
+    Raises `ModelError` where there is no tokenizer, or both begin alike.
     """
 
+    yes: tuple[int, ...] = ()
+    no: tuple[int, ...] = ()
+
     def live(self, host: Host) -> _Answers:
+        if self.yes and self.no:
+            return _Answers(self, self.yes, self.no)
         processor: Any = processor_of(host.model)
         return _Answers(self, *Wording().answers(processor.tokenizer))
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from lvlm_eval.check import check
 from lvlm_eval.cli import app
 from PIL import Image
+from schema import held
 from typer.testing import CliRunner
 
 ASKED = [
@@ -69,6 +70,7 @@ def test_what_is_not_understood_is_named_and_the_exit_status_says_so(tmp_path: P
     result = CliRunner().invoke(
         app, ["check", str(good), str(bad), str(tmp_path / "p.png"), "--json"]
     )
+    held(["eval", "check"], result.stdout)
     rows = json.loads(result.stdout)["files"]
     assert result.exit_code == 2
     assert ["error" in row for row in rows] == [False, True, True]

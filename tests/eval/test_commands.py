@@ -9,6 +9,7 @@ from lvlm_eval.compare import compare, control, load
 from lvlm_eval.report import changed_most, render
 from lvlm_eval.run import run
 from PIL import Image
+from schema import held
 from standin import answering, plan
 from typer.testing import CliRunner
 
@@ -20,7 +21,10 @@ def call(*args: object) -> dict[str, object]:
     if isinstance(result.exception, LvlmFixError):
         raise result.exception
     assert result.exit_code == 0, result.output
-    return json.loads(result.stdout) if "--json" in args else {}
+    if "--json" not in args:
+        return {}
+    held(["eval", *args], result.stdout)
+    return json.loads(result.stdout)
 
 
 def test_score_chair_reads_lines_lists_and_the_published_document(tmp_path: Path) -> None:

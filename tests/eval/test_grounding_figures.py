@@ -12,6 +12,7 @@ import pytest
 import torch
 from lvlm_eval.grounding import COMBINED, Mentions, mentions_of, score
 from lvlm_eval.roc import Ranked, auroc, average_precision, out_of_fold
+from schema import held
 
 from lvlm_fix.errors import DataError
 from lvlm_fix.grounding import Grounding, words_of
@@ -67,9 +68,10 @@ def test_a_fit_never_sees_the_photo_that_it_judges() -> None:
     fit = out_of_fold(np.stack((signal, noise), 1), invented, photo)
     assert auroc(invented, fit, once) == pytest.approx(alone, abs=0.01)
     # a photo's own truth, known to nobody else, is of no use
-    own = (photo[:, None] == np.arange(1000)[None]) * (1.0 - 2 * invented[:, None])
-    blind = auroc(invented, out_of_fold(own, invented, photo), once)
-    assert blind == pytest.approx(0.5, abs=0.05)
+    few = slice(0, 80)
+    own = (photo[few, None] == np.arange(40)[None]) * (1.0 - 2 * invented[few, None])
+    blind = auroc(invented[few], out_of_fold(own, invented[few], photo[few]), once[few])
+    assert blind < 0.7  # all of it is told where the photo itself is fitted
 
 
 def test_gain_is_what_a_score_adds_to_the_place() -> None:
@@ -141,7 +143,9 @@ def test_the_command_measures_the_embedded_model(
     monkeypatch.setattr(sys, "argv", words.split())
     with pytest.raises(SystemExit) as stop:
         cli.main()
-    document = json.loads(capsys.readouterr().out)
+    printed = capsys.readouterr().out
+    held(["eval", "grounding"], printed)
+    document = json.loads(printed)
     assert not stop.value.code
     assert document["photos"] == 6 and 0 < document["invented"] < document["object_words"]
     assert list(document["signals"]) == [

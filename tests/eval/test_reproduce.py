@@ -12,6 +12,7 @@ import pytest
 from lvlm_eval import fetch
 from lvlm_eval.published import TABLES
 from lvlm_eval.reproduce import app
+from schema import held
 from typer.testing import CliRunner
 
 import lvlm_fix as lf
@@ -24,6 +25,8 @@ def asked(*words: str) -> str:
     """Standard output of `lvlm-fix reproduce ...`."""
     result = CliRunner().invoke(app, list(words), catch_exceptions=False)
     assert result.exit_code == 0, result.output
+    if "--json" in words:
+        held(["reproduce"], result.stdout)
     return result.stdout
 
 

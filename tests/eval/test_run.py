@@ -1,15 +1,22 @@
 """Runs: killed and resumed, shared among processes, damaged, added to."""
 
+import contextlib
 import multiprocessing
+import os
 import random
 import sys
+import tempfile
 import threading
 import time
+from collections.abc import Generator, Sequence
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from lvlm_eval.compare import load
-from lvlm_eval.run import run
+from lvlm_eval.ended import Said
+from lvlm_eval.run import Serve, Texts, run
 
 from lvlm_fix import DataError, SettingError
 
@@ -52,7 +59,9 @@ def test_a_run_holds_every_sample_once_and_in_order(whole: Path) -> None:
 def test_killed_ten_times_and_resumed_it_is_the_same_to_the_byte(
     whole: Path, tmp_path: Path
 ) -> None:
-    out, draw, kills = tmp_path / "run", random.Random(0), 0
+    """Other moments: LVLM_FIX_KILL_SEED=1 python -m pytest tests/eval/test_run.py -k ten_times"""
+    draw = random.Random(int(os.environ.get("LVLM_FIX_KILL_SEED", "0")))
+    out, kills = tmp_path / "run", 0
     fork = multiprocessing.get_context(
         "fork"
     )  # a fresh interpreter would spend seconds on imports, ten times
@@ -76,6 +85,54 @@ def _tear(path: Path) -> None:
     """What a kill in the middle of a write leaves."""
     with path.open("ab") as file:
         file.write('{"image_id": 5, "caption": "é'.encode()[:-1])
+
+
+@settings(max_examples=15, deadline=None, derandomize=True)
+@given(
+    st.lists(st.tuples(st.integers(0, 12), st.integers(0, 400)), max_size=5),
+    st.sampled_from([("none",), ("none", "vhr:strength=1.5")]),
+)
+def test_killed_anywhere_and_resumed_it_is_the_same_to_the_byte(
+    whole: Path, kills: list[tuple[int, int]], first: tuple[str, ...]
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "run"
+        for number, (batches, torn) in enumerate(kills):
+            methods = first if number == 0 else ("none", "vhr:strength=1.5")
+            with contextlib.suppress(Killed):
+                run(plan(methods), dying(batches), out)
+            for part in (out / "parts").glob("*"):  # the write that the kill cut
+                lines = (whole / part.name.replace(".0.", ".")).read_bytes().splitlines(True)
+                kept = part.read_bytes()
+                left = b"".join(line.replace(b"{", b'{"split": "", ', 1) for line in lines)
+                if left.startswith(kept):
+                    part.write_bytes(left[: len(kept) + torn])
+        run(plan(), answering(), out)
+        assert contents(out) == contents(whole)
+        assert sorted(path.name for path in out.iterdir()) == sorted([*FILES, "run.json"])
+
+
+class Killed(Exception):
+    """Where a process would have ended."""
+
+
+def dying(after: int) -> Serve:
+    """Texts for so many calls, and then the end."""
+    left = [after]
+
+    @contextlib.contextmanager
+    def serve(paths: Sequence[Path], prompts: Sequence[str]) -> Generator[Texts]:
+        with answering()(paths, prompts) as texts:
+
+            def counted(method: str) -> list[Said]:
+                left[0] -= 1
+                if left[0] < 0:
+                    raise Killed
+                return texts(method)
+
+            yield counted
+
+    return serve
 
 
 def test_only_what_is_missing_is_asked_again(whole: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import literal
 import numpy as np
 import pytest
 import torch
+from cases import curves_of
 
 import lvlm_fix as lf
 from lvlm_fix.heads.curves import Curves, shipped_curves
@@ -20,13 +21,6 @@ from lvlm_fix.objects.extract import surfaces
 from lvlm_fix.tools.curving import measure_curves, shares
 from lvlm_fix.tools.miniature import IMAGE, miniature
 from lvlm_fix.watches import Levels, Written
-
-
-def curves_of(layers: int, heads: int, seed: int = 0) -> Curves:
-    """Curves of which some heads give right words more, and others less."""
-    rng = np.random.default_rng(seed)
-    real, invented = rng.uniform(0.02, 0.06, (2, layers, heads))
-    return Curves(real, invented, 3, 2, 2, "made-up", None, "Describe.", {})
 
 
 def test_adaiat_raises_written_keys_by_each_heads_ratio_where_there_is_little() -> None:

@@ -288,3 +288,24 @@ def test_vectors_are_made_shown_and_steer(lvlm: Any, tmp_path: Path) -> None:
     for extra, why in (((), "name one"), (("--pairs", words, "--words", words), "name one")):
         assert why in lvlm(*ask[:4], "--out", out, *extra)[2]
     assert "cannot read" in lvlm("vectors", "show", words)[2]
+
+
+def test_a_control_vector_is_written_as_its_specification_has_it(tmp_path: Path) -> None:
+    rows = {n: torch.randn(5) for n in range(4)}
+    path = tmp_path / "v.gguf"
+    about = {"model": "tiny", "kind": "mean"}
+    Vectors(rows, about=about).save(path)
+    found = Vectors.load(path)
+    assert list(found.rows) == [1, 2, 3]  # layer 0 has no place in the format
+    assert all(torch.equal(found.rows[n], rows[n]) for n in found.rows)
+    assert json.loads(found.about["general.description"]) == about
+    # the same bytes as a file written by the specification alone
+    fields: dict[str, str | int] = {
+        "general.architecture": "controlvector", "controlvector.model_hint": "tiny",
+        "general.description": json.dumps(about), "controlvector.layer_count": 3,
+    }  # fmt: skip
+    written = gguf(fields, {f"direction.{n}": rows[n] for n in (1, 2, 3)})
+    assert path.read_bytes().rstrip(b"\0") == written.rstrip(b"\0")
+    with pytest.raises(lf.DataError, match="begins at layer 1"):
+        Vectors({0: rows[0]}).save(path)
+    assert [file.name for file in tmp_path.iterdir()] == ["v.gguf"]

@@ -1,0 +1,1 @@
+"""Beams of our own, from the pieces of the stock beam search."""

@@ -1,0 +1,61 @@
+"""SID: contrast with a branch that sees, of the image, what it attends to least.
+
+Paper    Huo et al., "Self-Introspective Decoding: Alleviating Hallucinations for Large
+         Vision-Language Models", ICLR 2025, arXiv 2408.02032.
+Code     α, β, the number of tokens (50 of 576 for captions; 100 for questions) and the layer are
+         those that act in the authors' code.
+Edits    next_token_logits.
+Needs    A second branch: from layer 2 on it sees the text and the image tokens that got least
+         attention in layer 1, chosen anew for every token.
+Departs  Other numbers of image tokens keep the same share (ours). Tokens of one pass choose each
+         for itself, so that drafts and passes without cache give the same text (ours).
+Cost     A second pass per token; its attention from layer 2 on is computed in plain products.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from jaxtyping import Float
+from torch import Tensor
+
+from lvlm_fix.contrast import contrasted
+from lvlm_fix.method import AtToken, Method, Watch, setting
+from lvlm_fix.watches import Branch, LeastSeen
+
+__all__ = ["SID"]
+
+
+@dataclass(frozen=True)
+class SID(Method):
+    """`(1+α)·l − α·l'` over the tokens with `l ≥ log β + max l`; l' of the branch."""
+
+    strength: float = setting(
+        0.5, "contrast α, unitless; 0 does not contrast", "authors' code", low=0
+    )
+    plausible: float = setting(
+        0.1, "least share β of the likeliest token's probability, 0 to 1", "paper", low=0, high=1
+    )
+    share: float = setting(
+        50 / 576,
+        "fraction of the image tokens that the branch sees; one at least",
+        "authors' code, for captions",
+        low=0,
+        high=1,
+    )
+
+    paper: ClassVar[str] = "arXiv 2408.02032"
+
+    def branch(self) -> Branch:
+        """The second branch."""
+        return Branch(LeastSeen(self.share))
+
+    def watches(self, layers: int) -> tuple[Watch[Any], ...]:
+        return (self.branch(),) if self.strength else ()
+
+    def next_token_logits(
+        self, logits: Float[Tensor, "batch vocabulary"], at: AtToken
+    ) -> Float[Tensor, "batch vocabulary"]:
+        other = at[self.branch()] if self.strength else logits
+        return contrasted(logits.float(), other.float(), self.strength, self.plausible)
