@@ -4,7 +4,7 @@ IMAGE ?= lvlm_fix/photos/coffee.jpg
 BIN = .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install caption demo test test-matrix wheel lock docs check format
+.PHONY: help install caption demo test test-matrix wheel lock docs screenshots check format
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -49,6 +49,9 @@ lock: install ## every release that development stands on, into requirements.loc
 docs: install ## the site, into site/; a warning is an error
 	$(BIN)/python -m pip install -q -c constraints.txt -e ".[docs]"
 	$(BIN)/mkdocs build --strict
+
+screenshots: .venv/tested ## the docs' pictures of the demo, made anew; needs chromium
+	$(BIN)/python docs/screenshots.py
 
 check: .venv/tested ## lint, format, types
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright --pythonpath $(BIN)/python

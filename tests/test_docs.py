@@ -53,3 +53,14 @@ def test_every_method_has_a_page_with_every_setting() -> None:
         text = pages.page(name)
         assert text.startswith(f"# {name}\n")
         assert all(f"| `{setting}` |" in text for setting in kind().settings()), name
+
+
+def test_no_line_of_prose_is_longer_than_100_columns() -> None:
+    """Nor of a table, but the README's of results, which would be two if it were narrower."""
+    hidden = {part for part in (".venv", ".matrix", "site", "build") if (ROOT / part).exists()}
+    for page in ROOT.rglob("*.md"):
+        if hidden & set(page.relative_to(ROOT).parts):
+            continue
+        for number, line in enumerate(page.read_text().splitlines(), 1):
+            wide = page == ROOT / "README.md" and line.startswith("|")
+            assert len(line) <= 100 or wide, f"{page.relative_to(ROOT)}:{number}"

@@ -10,7 +10,6 @@ import os
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -19,11 +18,15 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 
 import gradio as gr
+from gradio.processing_utils import save_bytes_to_cache
+from gradio.utils import get_upload_folder
 
 import lvlm_fix as lf
-from lvlm_demo import present
-from lvlm_demo.engine import SAMPLES, TOKENS, Asked, Engine, Told, check_photo, open_photo
-from lvlm_fix.errors import LvlmFixError, SettingError
+from lvlm_demo import case, present
+from lvlm_demo.controls import Settings
+from lvlm_demo.engine import SAMPLES, TOKENS, Engine, Told, check_photo, open_photo
+from lvlm_fix.errors import LvlmFixError
+from lvlm_fix.grounding import Grounding
 from lvlm_fix.models import DESCRIBE
 
 __all__ = ["build", "serve"]
@@ -56,7 +59,6 @@ INK = {  # contrast of 4.5 at least, on every ground of the page
 }
 MONO = ["ui-monospace", "monospace"]  # the system's own fonts: none is fetched
 HEAD = '<meta name="referrer" content="no-referrer">'
-SIGNAL = "ask"  # what tells invented object words best, docs/grounding.md
 log = logging.getLogger("lvlm_demo")
 
 
@@ -105,57 +107,68 @@ def build(engine: Engine, model: str = "tiny", free_model: bool = True) -> gr.Bl
                 prompt = gr.Textbox(
                     DESCRIBE, label="Prompt", lines=2, max_lines=4, elem_id="prompt"
                 )
-                methods = gr.Dropdown(
-                    list(lf.METHODS), value=["vhr"], multiselect=True, max_choices=3,
-                    elem_id="methods",
-                    label="Methods, in the order they act",
+                against = gr.Dropdown(
+                    list(lf.METHODS), value=[], multiselect=True, max_choices=case.CHOICES,
+                    elem_id="against",
+                    label="Left: methods, or none for the unmodified model",
                 )  # fmt: skip
-                groups, fields, controls = _settings(methods)
+                methods = gr.Dropdown(
+                    list(lf.METHODS), value=["vhr"], multiselect=True, max_choices=case.CHOICES,
+                    elem_id="methods",
+                    label="Right: methods, in the order they act",
+                )  # fmt: skip
+                settings = Settings(["vhr"])
+                tokens = gr.Slider(
+                    8, TOKENS, value=64, step=8, label="Longest text, tokens", elem_id="tokens"
+                )
                 with gr.Accordion("More", open=False):
-                    tokens = gr.Slider(
-                        8, TOKENS, value=64, step=8, label="Longest text, tokens", elem_id="tokens"
-                    )
                     name = gr.Textbox(
                         model, label="Model: a name on the hub, a folder, or “tiny”",
                         interactive=free_model,
                         max_lines=1, elem_id="model",
                     )  # fmt: skip
-
-                def on_methods(names: list[str]) -> list[Any]:
-                    return [gr.update(visible=key in names) for key in lf.METHODS]
-
-                methods.input(on_methods, methods, groups, queue=False)
+                for chosen in (against, methods):
+                    chosen.input(settings.visible, [against, methods], settings.groups, queue=False)
             with gr.Column(scale=8, min_width=300), gr.Tabs():
-                with gr.Tab("Before and after"):
+                with gr.Tab("Side by side"):
                     with gr.Row(elem_classes="acts"):
                         describe = gr.Button("Describe", variant="primary", elem_id="describe")
                         stop = gr.Button("Stop", elem_id="stop")
                         line = gr.HTML(present.status(""), elem_id="status")
                     with gr.Row():
                         with gr.Column(min_width=260, elem_classes="side"):
-                            gr.HTML("<h2>Before <small>the unmodified model</small></h2>")
+                            left = gr.HTML(present.heading([]), elem_id="left")
                             before = gr.HTML(
-                                present.telling(Told(""), 0, SIGNAL),
+                                present.telling(Told(""), 0, present.SIGNAL),
                                 elem_id="before",
                                 js_on_load=PICK,
                             )
                         with gr.Column(min_width=260, elem_classes="side"):
-                            gr.HTML("<h2>After <small>with the methods acting</small></h2>")
+                            right = gr.HTML(present.heading(["vhr"]), elem_id="right")
                             after = gr.HTML(
-                                present.telling(Told(""), 1, SIGNAL),
+                                present.telling(Told(""), 1, present.SIGNAL),
                                 elem_id="after",
                                 js_on_load=PICK,
                             )
                     with gr.Row(elem_classes="legend-row"):
                         gr.HTML(present.legend(), elem_id="legend")
                         signal = gr.Radio(
-                            [(label, key) for key, label in present.SIGNS.items()], value=SIGNAL,
+                            [(label, key) for key, label in present.SIGNS.items()],
+                            value=present.SIGNAL,
                             elem_id="signal",
                             label="Shade words by",
                         )  # fmt: skip
                     with gr.Row(elem_classes="looks"):
                         where = gr.HTML(present.hint(), elem_id="where")
                         map_ = gr.HTML("", elem_id="heads", js_on_load=PICK)
+                    with gr.Row(elem_classes="acts"):
+                        save = gr.DownloadButton(
+                            "Save this case", interactive=False, elem_id="save"
+                        )
+                        load = gr.UploadButton(
+                            "Open a case", file_types=[".html"], elem_id="open-case"
+                        )
+                        line_case = gr.HTML(present.CASE, elem_id="status-case")
                 with gr.Tab("All methods"):
                     with gr.Row(elem_classes="acts"):
                         compare = gr.Button(
@@ -176,32 +189,44 @@ def build(engine: Engine, model: str = "tiny", free_model: bool = True) -> gr.Bl
                         line_ask = gr.HTML(present.status(""), elem_id="status-ask")
                     given = gr.HTML("", elem_id="answers")
 
-        inputs = [photo, prompt, name, methods, tokens, *controls]
+        inputs = [photo, prompt, name, against, methods, tokens, *settings.controls]
         work: dict[str, Any] = {
             "concurrency_id": "model",
             "concurrency_limit": 1,
         }  # the others wait in the queue
         work |= {"preprocess": False, "show_progress": "hidden"}
-        read = partial(_asked, fields)
+        headings = [left, right]
 
         def on_describe(request: gr.Request, shade: str, *values: Any) -> Iterator[Any]:
-            blank = (present.hint(), "", None, None)
+            nothing = gr.update(value=None, interactive=False)
+            blank = (present.hint(), "", None, None, nothing, present.CASE)
             sides, doing = (Told(""), Told("")), ""
+            names = [present.heading(values[place] or []) for place in (3, 4)]
             stopping = visitors.begin(request)
             yield (
                 present.status("waiting for the model", busy=True),
+                *names,
                 *_texts(sides, shade, True),
                 *blank,
             )
             try:
-                asked = read(values)
+                asked = settings.asked(values)
                 for sides, doing in engine.describe(asked, stopping):
                     going = bool(doing) and doing != "Stopped"
-                    yield present.status(doing, busy=going), *_texts(sides, shade, going), *blank
-                kept = (open_photo(asked.photo), *sides)
-                yield present.status(doing), *_texts(sides, shade, False), *blank[:3], kept
+                    texts = _texts(sides, shade, going)
+                    yield present.status(doing, busy=going), *names, *texts, *blank
+                opened, texts = open_photo(asked.photo), _texts(sides, shade, False)
+                file = gr.update(
+                    value=_cached(case.page(case.of(asked, opened, sides)).encode(), "case.html"),
+                    interactive=True,
+                )
+                yield (
+                    present.status(doing), *names, *texts, *blank[:3], (opened, *sides), file,
+                    present.CASE,
+                )  # fmt: skip
             except Exception as error:
-                yield present.status(_said(error), error=True), *_texts(sides, shade, False), *blank
+                said = present.status(_said(error), error=True)
+                yield said, *names, *_texts(sides, shade, False), *blank
             finally:
                 stopping.set()
 
@@ -211,7 +236,7 @@ def build(engine: Engine, model: str = "tiny", free_model: bool = True) -> gr.Bl
             done: list[Told] = []
             try:
                 choices = [lf.parse_methods(key) for key in names]
-                for done in engine.one_by_one(read(values), choices, stopping):
+                for done in engine.one_by_one(settings.asked(values), choices, stopping):
                     doing = f"{len(done)} of {len(names)}"
                     yield present.status(doing, busy=True), present.compared(names, done, True)
                 stopped = "Stopped" if stopping.is_set() else ""
@@ -228,15 +253,13 @@ def build(engine: Engine, model: str = "tiny", free_model: bool = True) -> gr.Bl
             stopping = visitors.begin(request)
             yield present.status("waiting for the model", busy=True), ""
             try:
-                asked, done = (
-                    dataclasses.replace(read(values), prompt=asking, tokens=8),
-                    list[Told](),
-                )
+                asked = dataclasses.replace(settings.asked(values), prompt=asking, tokens=8)
+                done, choices = list[Told](), [asked.against, asked.methods]
                 names = [
-                    "before",
-                    "with " + ("+".join(one.method_name() for one in asked.methods) or "no method"),
+                    "+".join(one.method_name() for one in methods) or "unmodified"
+                    for methods in choices
                 ]
-                for done in engine.one_by_one(asked, [(), asked.methods], stopping):
+                for done in engine.one_by_one(asked, choices, stopping):
                     yield (
                         present.status("answering", busy=True),
                         present.answers(asking, names, done),
@@ -247,7 +270,7 @@ def build(engine: Engine, model: str = "tiny", free_model: bool = True) -> gr.Bl
             finally:
                 stopping.set()
 
-        screen = [line, before, after, where, map_, picked, shown]
+        screen = [line, *headings, before, after, where, map_, picked, shown, save, line_case]
         describe.click(on_describe, [signal, *inputs], screen, **work)
         compare.click(on_compare, inputs, [line_compare, cards], **work)
         gr.on([ask.click, question.submit], on_ask, [question, *inputs], [line_ask, given], **work)
@@ -279,6 +302,8 @@ def build(engine: Engine, model: str = "tiny", free_model: bool = True) -> gr.Bl
             side, word = (int(first), int(second)) if kind == "word" else last
             head = (int(first), int(second)) if kind == "head" else None
             found = kept[1 + side].grounding
+            if not isinstance(found, Grounding):
+                return present.hint(from_file=True), "", None
             return (
                 present.looked(kept[0], found, word, head),
                 present.head_map(found, word, head),
@@ -287,65 +312,31 @@ def build(engine: Engine, model: str = "tiny", free_model: bool = True) -> gr.Bl
 
         for words in (before, after, map_):
             words.click(on_pick, [shown, picked], [where, map_, picked], **light)
+
+        read = gr.State(())  # the methods of an opened case, until their settings are shown
+        into = [photo, prompt, against, methods, tokens, read, *settings.groups, *screen]
+
+        def on_open(file: dict[str, Any], shade: str) -> tuple[Any, ...]:
+            try:
+                found = case.read(Path(file["path"]).read_bytes())
+            except Exception as error:
+                return *[gr.skip()] * (len(into) - 1), present.status(_said(error), error=True)
+            names = (found.left.methods, found.right.methods)
+            sides = (found.left.told(), found.right.told())
+            return (
+                _cached(found.picture(), "photo.png"), found.prompt, *names, found.tokens,
+                (*found.acting(found.left), *found.acting(found.right)), *settings.visible(*names),
+                present.status(""), *map(present.heading, names), *_texts(sides, shade, False),
+                present.hint(from_file=True), "", None, (None, *sides),
+                gr.update(value=file["path"], interactive=True),
+                present.status(f"opened; these texts are of the model “{found.model}”"),
+            )  # fmt: skip
+
+        # a control takes a value only once it is on the page
+        load.upload(on_open, [load, signal], into, preprocess=False, show_progress="hidden").then(
+            settings.set_to, read, settings.controls, show_progress="hidden"
+        )
     return page
-
-
-def _settings(methods: gr.Dropdown) -> tuple[list[gr.Group], list[tuple[str, str]], list[Any]]:
-    """A group of controls for every method, built from its settings' declared ranges."""
-    groups, fields, controls = [], [], []
-    for key, kind in lf.METHODS.items():
-        with gr.Group(visible=key in methods.value, elem_id=f"settings-{key}") as group:
-            gr.HTML(f"<p class=method><b>{key}</b> {kind.paper}</p>")
-            for field in dataclasses.fields(kind):
-                control = _control(kind, field)
-                if control is not None:
-                    fields.append((key, field.name))
-                    controls.append(control)
-        groups.append(group)
-    return groups, fields, controls
-
-
-def _control(kind: type[lf.Method], field: Any) -> Any:
-    """The control of one setting; None for lists and for free text, which may name a file of the
-    server.
-    """
-    options = field.metadata.get("options", ())
-    if not field.metadata or not (options or isinstance(field.default, bool | int | float)):
-        return None
-    doc, default = field.metadata["doc"], field.default
-    given: dict[str, Any] = {
-        "label": field.name,
-        "info": doc,
-        "elem_id": f"{kind.method_name()}-{field.name}",
-    }
-    if options:
-        return gr.Dropdown(list(options), value=default, **given)
-    if isinstance(field.default, bool):
-        return gr.Checkbox(field.default, **given)
-    low, high, step = present.slider_range(default, field.metadata["low"], field.metadata["high"])
-    if not present.settable(kind, field.name, high):
-        return None
-    return gr.Slider(low, high, value=default, step=step, **given)
-
-
-def _asked(fields: Sequence[tuple[str, str]], values: Sequence[Any]) -> Asked:
-    """What the page holds, as a request. Raises `SettingError` and `UnknownNameError`."""
-    photo, prompt, model, names, tokens, *settings = values
-    given: dict[str, dict[str, Any]] = defaultdict(dict)
-    for (method, setting), value in zip(fields, settings, strict=True):
-        whole = isinstance(
-            lf.METHODS[method].__dataclass_fields__[setting].default, int
-        ) and isinstance(value, float)
-        given[method][setting] = int(value) if whole else value
-    methods = []
-    for key in names or ():
-        if key not in lf.METHODS:
-            raise SettingError(f"there is no method {key!r}")
-        methods.append(lf.METHODS[key](**given[key]))
-    path = Path(photo["path"]) if photo else None
-    return Asked(
-        path, str(prompt or ""), str(model or "").strip() or "tiny", tuple(methods), int(tokens)
-    )
 
 
 def _texts(sides: Sequence[Told], shade: str, going: bool) -> tuple[str, str]:
@@ -354,6 +345,11 @@ def _texts(sides: Sequence[Told], shade: str, going: bool) -> tuple[str, str]:
         present.telling(sides[0], 0, shade, going and writing == 0),
         present.telling(sides[1], 1, shade, going and writing == 1 and not sides[1].seconds),
     )
+
+
+def _cached(data: bytes, name: str) -> str:
+    """A file that the page may show or hand out, until the cache is cleared."""
+    return save_bytes_to_cache(data, name, get_upload_folder())
 
 
 def _said(error: Exception) -> str:

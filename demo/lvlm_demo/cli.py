@@ -72,7 +72,7 @@ def picture(
     given = {name.strip() for name in objects.split(",")} if objects else None
     engine, asked = Engine(given), Asked(photo, DESCRIBE, model, tokens=max_new_tokens)
     opened = engine.check(asked)
-    if given is None and objects_of(photo) is None:
+    if given is None and objects_of(opened) is None:
         raise InputError(
             "what is in this photo is not known: name its COCO objects, as in --objects 'cup,dining"
             " table'"

@@ -12,8 +12,9 @@ import hashlib
 import queue
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ __all__ = [
     "SAMPLES",
     "Asked",
     "Engine",
+    "Marks",
     "Told",
     "check_photo",
     "invented_in",
@@ -63,8 +65,9 @@ class Asked:
     photo: Path | None
     prompt: str
     model: str = "tiny"
-    methods: tuple[lf.Method, ...] = ()
+    methods: tuple[lf.Method, ...] = ()  # of the right side
     tokens: int = 96
+    against: tuple[lf.Method, ...] = ()  # of the left side; none is the unmodified model
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,14 @@ class Told:
     invented: frozenset[int] | None = (
         None  # numbers of its words; None where the photo's objects are unknown
     )
-    grounding: Grounding | None = None
+    grounding: Grounding | Marks | None = None
+
+
+@dataclass(frozen=True)
+class Marks:
+    """What a file keeps of a grounding: signal -> level and tooltip of every word."""
+
+    by_signal: Mapping[str, Sequence[tuple[str, str]]]
 
 
 def check_photo(path: Path | None) -> Path:
@@ -111,15 +121,18 @@ def open_photo(path: Path | None) -> Image.Image:
     return photo
 
 
-def objects_of(path: Path | None) -> set[str] | None:
-    """The objects of a sample photo, known again by its bytes; None for any other."""
-    if path is None:
-        return None
-    digests = {
-        hashlib.sha256((files("lvlm_fix") / "photos" / name).read_bytes()).digest(): objects
+def objects_of(photo: Image.Image) -> set[str] | None:
+    """The objects of a sample photo, known again by its pixels; None for any other."""
+    return _samples().get(hashlib.sha256(photo.tobytes()).digest())
+
+
+@cache
+def _samples() -> dict[bytes, set[str]]:
+    folder = Path(str(files("lvlm_fix") / "photos"))
+    return {
+        hashlib.sha256(open_photo(folder / name).tobytes()).digest(): objects
         for name, objects in SAMPLES.items()
     }
-    return digests.get(hashlib.sha256(path.read_bytes()).digest())
 
 
 def invented_in(text: str, objects: set[str] | None) -> frozenset[int] | None:
@@ -278,16 +291,20 @@ class Engine:
     def describe(
         self, asked: Asked, stop: threading.Event
     ) -> Iterator[tuple[tuple[Told, Told], str]]:
-        """Before and after, word by word, then grounded; with a line on what is being done."""
-        photo, objects = self.check(asked), self._objects or objects_of(asked.photo)
+        """The left side, then the right one, word by word, then grounded; with a line on what is
+        being done.
+        """
+        photo = self.check(asked)
+        objects = self._objects or objects_of(photo)
         sides = [Told(""), Told("")]
         written: list[list[int]] = [[], []]
-        methods = "+".join(method.method_name() for method in asked.methods)
-        for side, doing in enumerate(("without a method", f"with {methods}")):
-            if side and not asked.methods:
+        for side, methods in enumerate((asked.against, asked.methods)):
+            if side and asked.methods == asked.against:
                 sides[1], written[1] = sides[0], written[0]
                 break
-            writing = self.write(replace(asked, methods=asked.methods if side else ()), photo, stop)
+            names = "+".join(method.method_name() for method in methods)
+            doing = f"with {names}" if names else "without a method"
+            writing = self.write(replace(asked, methods=methods), photo, stop)
             while True:
                 try:
                     text = next(writing)
@@ -317,7 +334,8 @@ class Engine:
 
         A method that this model cannot serve says so in place of a text.
         """
-        photo, objects = self.check(asked), self._objects or objects_of(asked.photo)
+        photo = self.check(asked)
+        objects = self._objects or objects_of(photo)
         done: list[Told] = []
         for methods in choices:
             writing = self.write(replace(asked, methods=methods), photo, stop)

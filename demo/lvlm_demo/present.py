@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import io
 import math
 from collections.abc import Sequence
@@ -15,21 +16,24 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from PIL import Image
 
-from lvlm_demo.engine import Told
+from lvlm_demo.engine import Marks, Told
 from lvlm_fix.errors import SettingError
 from lvlm_fix.grounding import Grounding, words_of
 from lvlm_fix.method import Method
 
 __all__ = [
+    "adjustable",
     "answers",
     "before_after",
     "chosen_heads",
     "compared",
     "head_map",
+    "heading",
     "hint",
     "legend",
     "levels",
     "looked",
+    "settable",
     "shades",
     "slider_range",
     "status",
@@ -44,12 +48,16 @@ TITLE = (
 EVERY = (
     "<p class=empty>Every method, with its own defaults, on the photo and prompt at the side.</p>"
 )
+CASE = (
+    "<p class=empty>One file with the photo, the settings and both texts. Any browser shows it.</p>"
+)
 SIGNS = {
     "ask": "the model’s own answer",
     "t_vhd": "T-VHD",
     "log_probability": "log-probability",
     "image_gain": "gain by the image",
 }
+SIGNAL = "ask"  # what tells invented object words best, docs/grounding.md
 
 
 def levels(scores: Sequence[float]) -> list[int]:
@@ -60,10 +68,19 @@ def levels(scores: Sequence[float]) -> list[int]:
     return [int(4 * rank // len(scores)) for rank in order]
 
 
-def shades(found: Grounding, signal: str) -> list[tuple[str, str]]:
+def heading(names: Sequence[str]) -> str:
+    """What acts on one side, above its text."""
+    if not names:
+        return "<h2>Unmodified <small>no method acts</small></h2>"
+    return f"<h2>{escape(' + '.join(names))}</h2>"
+
+
+def shades(found: Grounding | Marks, signal: str) -> list[tuple[str, str]]:
     """Class and tooltip of every word. By the model's answers objects alone are shaded, by the
     chance that they are there; by another signal every word is, by its quarter of the text.
     """
+    if isinstance(found, Marks):
+        return list(found.by_signal[signal])
     values = found.scores(signal)
     if signal != "ask":
         names = [LEVELS[level] for level in levels(values)]
@@ -82,9 +99,9 @@ def shades(found: Grounding, signal: str) -> list[tuple[str, str]]:
     return out
 
 
-def telling(told: Told, side: int, signal: str, going: bool = False) -> str:
+def telling(told: Told, side: int, signal: str, going: bool = False, *, still: bool = False) -> str:
     """One text: a button a word where it is grounded, shaded and underlined by level; invented
-    objects struck.
+    objects struck. With `still` there is nothing to click.
     """
     if not told.text:
         empty = (
@@ -107,9 +124,12 @@ def telling(told: Told, side: int, signal: str, going: bool = False) -> str:
             out.append(f"<span>{inner}</span>")
         else:
             name, title = shade[number]
+            kind, title = f'class="{f"w {name}".strip()}"', f'title="{escape(title)}"'
+            pick = f'data-pick="word:{side}:{number}"'
             out.append(
-                f'<button type="button" class="{f"w {name}".strip()}" '
-                f'data-pick="word:{side}:{number}" title="{title}">{inner}</button>'
+                f"<span {kind} {title}>{inner}</span>"
+                if still
+                else f'<button type="button" {kind} {pick} {title}>{inner}</button>'
             )
         place = word.end
     out.append(escape(told.text[place:]))
@@ -129,11 +149,29 @@ def legend() -> str:
     )
 
 
-def hint() -> str:
+def hint(from_file: bool = False) -> str:
     """In place of the heat map, until a word is picked."""
-    return (
-        "<p class=empty>Click a word of a finished text to see where the model looked for it.</p>"
-    )
+    line = "Click a word of a finished text to see where the model looked for it."
+    if from_file:
+        line = "A file keeps no heat maps. Press Describe to see where the model looked."
+    return f"<p class=empty>{line}</p>"
+
+
+def adjustable(kind: type[Method]) -> list[str]:
+    """The settings that have a control. Lists have none, nor has free text, which may name a file
+    of the server.
+    """
+    names = list[str]()
+    for field in dataclasses.fields(kind):
+        given, default = field.metadata, field.default
+        if not given or not (given["options"] or isinstance(default, bool | int | float)):
+            continue
+        if given["options"] or isinstance(default, bool):
+            names.append(field.name)
+        elif isinstance(default, int | float):
+            high = slider_range(default, given["low"], given["high"])[1]
+            names += [field.name] if settable(kind, field.name, high) else []
+    return names
 
 
 def slider_range(default: float, low: float, high: float) -> tuple[float, float, float]:

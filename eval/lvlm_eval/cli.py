@@ -219,7 +219,7 @@ def run_command(
     ] = None,
     ask: Annotated[
         str | None,
-        typer.Option(help="every method once more, its texts checked: mark, drop or rewrite"),
+        typer.Option(help="run every method again with its texts checked: mark, drop or rewrite"),
     ] = None,
     seed: Seed = 0,
     synonyms: SynonymsFile = None,

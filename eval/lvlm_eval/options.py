@@ -28,7 +28,7 @@ SynonymsFile = Annotated[
     Path | None,
     typer.Option(help="JSON: a category of the truth -> an object of CHAIR, or null"),
 ]
-Limit = Annotated[int | None, typer.Option(help="draw so many photos by the seed")]
+Limit = Annotated[int | None, typer.Option(help="draw this many photos, by the seed")]
 Seed = Annotated[int, typer.Option(help="of the subset, the questions and the bootstrap")]
 Ids = Annotated[str | None, typer.Option(help="file.json or file.json:name")]
 BatchSize = Annotated[int, typer.Option(help="samples at a time")]

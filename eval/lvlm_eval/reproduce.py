@@ -25,7 +25,7 @@ SHOWN = {"chair": ("chair_s", "chair_i", "recall", "length"), "pope": ("f1", "ye
 @app.callback(invoke_without_command=True, context_settings={"allow_interspersed_args": True})
 def reproduce(
     table: Annotated[
-        str, typer.Argument(help="which; left out: all of them are listed", metavar="TABLE")
+        str, typer.Argument(help="the table to run; without it, all are listed", metavar="TABLE")
     ] = "",
     data: Annotated[
         Path, typer.Option(help="COCO folder; what it lacks of val2014 and POPE is fetched")

@@ -22,7 +22,7 @@ def check(
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16")] = "auto",
     method: Annotated[
         list[str] | None,
-        typer.Option(help="may be repeated; without it all, set so that they act on any model"),
+        typer.Option(help="may be repeated; default: all, with settings that act on any model"),
     ] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="method.setting=value, may be repeated")

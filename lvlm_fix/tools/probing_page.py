@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from lvlm_fix.tools.miniature import FAMILIES
 
-__all__ = ["PAGE", "page"]
+__all__ = ["PAGE", "in_all", "page"]
 
 PAGE = Path(__file__).parents[2] / "docs" / "families.md"
 INTRO = """# What works with which family
 
 Every image-text-to-text architecture of transformers {}, probed on tiny random-weight models by
-`python -m lvlm_fix.tools.probing`. *yes*: neutral settings are bit-equal, acting settings change
-the logits without NaN, a left-padded batch gives what its samples give one by one. *no*: refused,
-with the reason. *–*: could not be built here, with the reason. *?*: could not be determined. Random
-weights say that an edit arrives, not that it helps. *Rows*: the rows that edits recompute are the
-model's own. *Batch* and *cache* (decoding gives what one pass gives, under VAR) are given where
-they could be told.
+`python -m lvlm_fix.tools.probing`. A method works if neutral settings are bit-equal, acting
+settings change the logits without NaN, and a left-padded batch gives what its samples give one by
+one. The others are refused, with the reason below, could not be built here, or could not be
+determined (*?*). Random weights say that an edit arrives, not that it helps. *Rows*: the rows that
+edits recompute are the model's own. *Batch* and *cache* (decoding gives what one pass gives, under
+VAR) are given where they could be told.
 """
 
 
@@ -32,21 +33,17 @@ def page(found: dict[str, Any]) -> str:
         return sum(row["methods"].get(name) == "works" for row in rows)
 
     sign = {"works": "yes", "refused": "no", "unknown": "?", "unbuilt": "–"}
-    kinds = Counter(_whole(row) for row in rows)
     lines = [
         INTRO.format(found["transformers"]),
-        (
+        *_wrapped(
             f"Works on, of {len(rows)} families:"
             f" {', '.join(f'{name} {count(name)}' for name in names)}."
         ),
         "",
-        (
-            f"In all: {kinds['works']} served by some method or all, {kinds['refused']} refused, "
-            f"{kinds['unbuilt']} not built here, {kinds['unknown']} undetermined."
-        ),
+        *_wrapped(in_all(rows)),
         "",
-        f"| family | image tokens | {' | '.join(names)} | rows | batch | cache |",
-        "|" + "---|" * (len(names) + 5),
+        "| family | image tokens | methods that work | rows | batch | cache |",
+        "|---|---|---|---|---|---|",
     ]
     notes = []
     for row in rows:
@@ -55,10 +52,10 @@ def page(found: dict[str, Any]) -> str:
             sign.get(str(checks.get(key, "unknown")).split(":")[0], "?")
             for key in ("rows", "batch", "cache")
         ]
-        signs = [sign[row["methods"].get(name, "unknown")] for name in names]
+        told_of = {name: row["methods"].get(name, "unknown") for name in names}
         lines.append(
             f"| `{row['family']}` | {checks.get('image_tokens', '?')} |"
-            f" {' | '.join(signs + told)} |"
+            f" {_works(told_of)} | {' | '.join(told)} |"
         )
         reasons = Counter(row["notes"].values())
         for reason, _ in reasons.items():
@@ -76,7 +73,36 @@ def page(found: dict[str, Any]) -> str:
     known = {row["family"] for row in rows}
     if missing := [f"`{name}`" for name in FAMILIES if name not in known]:
         notes.append(f"- not probed yet, so nothing is known of them: {', '.join(missing)}")
-    return "\n".join([*lines, "", "## Why not", "", *notes, ""])
+    wrapped = [line for note in notes for line in _wrapped(note, "  ")]
+    return "\n".join([*lines, "", "## Why not", "", *wrapped, ""])
+
+
+def _works(found: dict[str, str]) -> str:
+    """The methods that work on a family, by the shorter list; "?" marks what is not known."""
+    works = [name for name, told in found.items() if told == "works"]
+    others = [name + "?" * (told == "unknown") for name, told in found.items() if told != "works"]
+    if not works:
+        kinds = set(found.values()) - {"unknown"}
+        return "?" if not kinds else "not built" if kinds == {"unbuilt"} else "none"
+    if not others:
+        return "all"
+    shorter = len(others) <= len(works)
+    return f"all but {', '.join(others)}" if shorter else f"only {', '.join(works)}"
+
+
+def _wrapped(text: str, indent: str = "") -> list[str]:
+    return textwrap.wrap(
+        text, 100, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
+
+
+def in_all(rows: list[dict[str, Any]]) -> str:
+    """How many families there are of each kind, in a sentence."""
+    kinds = Counter(_whole(row) for row in rows)
+    return (
+        f"In all: {kinds['works']} served by some method or all, {kinds['refused']} refused, "
+        f"{kinds['unbuilt']} not built here, {kinds['unknown']} undetermined."
+    )
 
 
 def _whole(row: dict[str, Any]) -> str:

@@ -27,6 +27,7 @@ from lvlm_fix.methods import METHODS
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 ARTEFACTS = Path(__file__).parents[1] / "artefacts"
+OPEN = "#open-case input[type=file], input[accept='.html']"
 WAIT = 60_000  # milliseconds; on an idle machine nothing here takes more than a few seconds
 
 pytestmark = [
@@ -90,8 +91,6 @@ def upload(page: Any, path: Path) -> None:
 
 
 def longest(page: Any, tokens: int) -> None:
-    if not page.is_visible("#tokens input[type=number]"):
-        page.click("button:has-text('More')")
     page.fill("#tokens input[type=number]", str(tokens))
     page.press("#tokens input[type=number]", "Tab")
 
@@ -178,6 +177,50 @@ def test_another_method_and_a_slider_change_the_text(page: Any, photos: list[Pat
     assert describe(page)[0] == before
 
 
+def test_two_methods_stand_side_by_side_and_the_case_goes_through_a_file(
+    browser: Any, server: tuple[str, int], photos: list[Path], tmp_path: Path
+) -> None:
+    page, other = opened(browser, server), opened(browser, server)
+    upload(page, photos[1])
+    longest(page, 16)
+    page.fill("#vhr-strength input[type=number]", "9")
+    page.press("#vhr-strength input[type=number]", "Tab")
+    page.click("#against input")
+    page.click("#against ul[role=listbox] >> text=pai")
+    page.fill("#pai-strength input[type=number]", "0.25")
+    page.press("#pai-strength input[type=number]", "Tab")
+    texts = describe(page)
+    assert page.inner_text("#left h2") == "pai"
+    assert page.inner_text("#right h2") == "vhr"
+    with page.expect_download() as download:
+        page.click("#save")
+    download.value.save_as(tmp_path / "case.html")
+    page.close()
+
+    other.set_input_files(OPEN, tmp_path / "case.html")
+    other.wait_for_selector("#status-case:has-text('of the model “tiny”')")
+    assert other.locator("#photo img").count()
+    for control, value in (("vhr-strength", "9"), ("pai-strength", "0.25"), ("tokens", "16")):
+        other.wait_for_function(
+            "([id, value]) => document.querySelector(`#${id} input[type=number]`)?.value == value",
+            arg=[control, value],
+        )
+    assert other.inner_text("#left h2") == "pai"
+    sides = tuple(other.inner_text(f"#{side} .text p") for side in ("before", "after"))
+    assert sides == texts
+    other.locator("#after button.w").nth(0).click()
+    other.wait_for_selector("#where:has-text('keeps no heat maps')")
+    assert describe(other) == texts  # the same pixels, the same settings
+    (tmp_path / "wrong.html").write_text("no case")
+    other.set_input_files(OPEN, tmp_path / "wrong.html")
+    other.wait_for_selector("#status-case .error:has-text('is no case')")
+    assert tuple(other.inner_text(f"#{side} .text p") for side in ("before", "after")) == texts
+    other.goto((tmp_path / "case.html").as_uri())  # and any browser shows it
+    assert texts[0][:20] in other.inner_text("main")
+    other.screenshot(path=ARTEFACTS / "case.png", full_page=True)
+    other.close()
+
+
 def test_a_question_is_answered_twice(page: Any, photos: list[Path]) -> None:
     page.click("button[role=tab]:has-text('Yes or no')")
     page.fill("#question textarea, #question input", "Is there a cup in the image?")
@@ -187,7 +230,7 @@ def test_a_question_is_answered_twice(page: Any, photos: list[Path]) -> None:
     for answer in page.locator("#answers .big").all_inner_texts():
         assert re.match(r"(?i)(yes|no)\b", answer)
     page.screenshot(path=ARTEFACTS / "yes-or-no.png", full_page=True)
-    page.click("button[role=tab]:has-text('Before and after')")
+    page.click("button[role=tab]:has-text('Side by side')")
 
 
 def test_all_methods_are_compared_side_by_side(page: Any) -> None:
@@ -199,7 +242,7 @@ def test_all_methods_are_compared_side_by_side(page: Any) -> None:
     )
     assert page.locator("#cards .card h3").all_inner_texts() == ["none", *METHODS]
     page.screenshot(path=ARTEFACTS / "all-methods.png", full_page=True)
-    page.click("button[role=tab]:has-text('Before and after')")
+    page.click("button[role=tab]:has-text('Side by side')")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -311,6 +354,7 @@ def test_bad_prompts_and_models_are_named_and_the_page_goes_on(
 ) -> None:
     upload(page, photos[1])
     longest(page, 8)
+    page.click("button:has-text('More')")
     for field, value, message in (
         ("prompt", "word " * 10_000, "the prompt has 50,000 characters; at most 1,000"),
         ("prompt", " ", "the prompt is empty"),
