@@ -18,7 +18,8 @@ from transformers import DynamicCache, PreTrainedModel, StaticCache, TextIterato
 import lvlm_fix as lf
 from lvlm_fix.methods import METHODS
 from lvlm_fix.tools.miniature import IMAGE, inputs_for, miniature, sample
-from lvlm_fix.tools.probing import APART, PROBES, HalfOutputs, HalfWeights, read_probed
+from lvlm_fix.tools.probing import APART, PROBES, read_probed
+from lvlm_fix.tools.probing_checks import HalfOutputs, HalfWeights
 from lvlm_fix.watches.no_image import _Live as WithoutImage
 
 GREEDY = {"max_new_tokens": 4, "min_new_tokens": 4, "do_sample": False}
@@ -46,6 +47,9 @@ REFUSED = [
     for name, how in PROBED[family].items()
     if how == "refused"
 ]
+REFUSED += [(family, "vti") for family, name in REFUSED if name == "vista"]  # the MLP is missing
+# the language model generates alone
+REFUSED += [(family, "savva") for family, name in REFUSED if name == "ilvad"]
 supported = pytest.mark.parametrize(
     ("family", "case"),
     [
@@ -182,9 +186,15 @@ def test_leaving_restores_everything_also_after_an_error(family: str, case: str)
 @supported
 def test_a_padded_batch_equals_one_by_one(case: str, family: str) -> None:
     model, inputs, _, _ = built(family)
+
+    def last(given: dict[str, Tensor]) -> Tensor:
+        if case == "pti":  # of rotated keys: only `generate` gives a padded text its own positions
+            return steps_of(model, given)[0]
+        return model(**given).logits[:, -1]
+
     with torch.no_grad(), lf.fix(model, CASES[case][1]):
-        together = model(**inputs).logits[:, -1]
-        alone = torch.cat([model(**sample(inputs, number)).logits[:, -1] for number in range(2)])
+        together = last(inputs)
+        alone = torch.cat([last(sample(inputs, number)) for number in range(2)])
     torch.testing.assert_close(together, alone, atol=5e-5, rtol=1e-3)
 
 

@@ -97,8 +97,8 @@ def static(case: str) -> Tensor:
 
 
 # the tower does not see a photo that some releases encode once; MoD compares the first token
-REFUSED = {(case, "uncached") for case in ("paint", "damro", "mod", "ilvad")}
-REFUSED |= {("ilvad", "looked up")}  # one row a pass
+REFUSED = {(case, "uncached") for case in ("paint", "damro", "mod", "ilvad", "savva")}
+REFUSED |= {(case, "looked up") for case in ("ilvad", "savva")}  # one row a pass
 
 SITUATIONS: dict[str, Callable[[str], Tensor]] = {
     "assisted": assisted,

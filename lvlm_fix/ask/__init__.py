@@ -1,1 +1,3 @@
+"""Ask the model about the objects that it names (docs/ask.md)."""
+
 """Asking a model about what it wrote."""

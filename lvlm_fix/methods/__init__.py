@@ -30,6 +30,7 @@ from lvlm_fix.methods.plausible_only import PlausibleOnly
 from lvlm_fix.methods.pti import PTI
 from lvlm_fix.methods.random_heads import RandomHeads
 from lvlm_fix.methods.random_vector import RandomVector
+from lvlm_fix.methods.savva import SAVVA
 from lvlm_fix.methods.sid import SID
 from lvlm_fix.methods.sla import SLA
 from lvlm_fix.methods.spin import SPIN
@@ -58,6 +59,7 @@ __all__ = [
     "OPERA",
     "PAI",
     "PAINT",
+    "SAVVA",
     "SID",
     "PTI",
     "SLA",
@@ -87,7 +89,7 @@ __all__ = [
 # these, and what other packages bring
 METHODS = Methods(
     ACT, AdaIAT, ADHH, DAMRO, DeCo, DoLa, EAH, EosBoost, Guide, HGAI, IAT, ICD, ILVAD, M3ID, MoD,
-    OPERA, PAI, PAINT, PlausibleOnly, PTI, RandomHeads, RandomVector, SID, SLA, SPIN, Steer,
+    OPERA, PAI, PAINT, PlausibleOnly, PTI, RandomHeads, RandomVector, SAVVA, SID, SLA, SPIN, Steer,
     Truncate, VAF, VAR, VCD, VHR, VISTA, VTI, YesPush,
 )  # fmt: skip
 

@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from lvlm_fix.errors import ModelError
 from lvlm_fix.method import AtLayer, setting
 from lvlm_fix.vectors.steers import Steers
 
@@ -26,11 +27,18 @@ __all__ = ["Steer", "added"]
 
 def added(
     hidden: Float[Tensor, "batch query width"],
-    vector: Float[Tensor, " width"],
+    vector: Float[Tensor, " own"],
     strength: float,
     keep_norm: bool,
 ) -> Float[Tensor, "batch query width"]:
-    """`h + c·v`, in float32; with its old length where `keep_norm`."""
+    """`h + c·v`, in float32; with its old length where `keep_norm`. Raises `ModelError` where they
+    are not of one width.
+    """
+    if hidden.shape[-1] != len(vector):
+        raise ModelError(
+            f"this model's layers give states {hidden.shape[-1]} wide, and its vectors are "
+            f"{len(vector)} wide"
+        )
     moved = hidden.float() + strength * vector
     if not keep_norm:
         return moved

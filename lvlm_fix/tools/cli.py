@@ -530,9 +530,10 @@ def export(
     """
     from lvlm_fix.methods import VHR
     from lvlm_fix.tools import export as exporting
+    from lvlm_fix.tools.export_check import check as compared
 
     if check is not None:
-        equality = exporting.check(check, model, revision)
+        equality = compared(check, model, revision)
         if as_json:
             emit(equality.as_dict())
         else:

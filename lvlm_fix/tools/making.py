@@ -65,7 +65,7 @@ def make(
         )
     manifest = {
         "model": name or name_of(model), "revision": revision_of(model) or "", "kind": kind,
-        "prompt": prompt, "texts": str(len(rows)), "lvlm-fix": __version__,
+        "counting": "decoder", "prompt": prompt, "texts": str(len(rows)), "lvlm-fix": __version__,
         "torch": torch.__version__, "transformers": transformers.__version__,
         "python": platform.python_version(),
     }  # fmt: skip

@@ -80,6 +80,8 @@ def sample(inputs: dict[str, Tensor], number: int) -> dict[str, Tensor]:
             one[key] = value[number : number + 1, keep]
         else:  # photos, patches, grids: one after the other on the first axis, or in one strip
             one[key] = value.chunk(samples, dim=0 if len(value) % samples == 0 else -1)[number]
+            if key == "image_token_pooling":  # numbers of patches, counted over the batch
+                one[key] = one[key] - one[key].min()
     return one
 
 

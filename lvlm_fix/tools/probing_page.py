@@ -9,18 +9,19 @@ from typing import Any
 
 from lvlm_fix.tools.miniature import FAMILIES
 
-__all__ = ["PAGE", "page"]
+__all__ = ["PAGE", "in_all", "page"]
 
 PAGE = Path(__file__).parents[2] / "docs" / "families.md"
+WIDTH = 100  # columns
 INTRO = """# What works with which family
 
 Every image-text-to-text architecture of transformers {}, probed on tiny random-weight models by
 `python -m lvlm_fix.tools.probing`. A method works if neutral settings are bit-equal, acting
 settings change the logits without NaN, and a left-padded batch gives what its samples give one by
-one. The others are refused, with the reason below, or could not be determined (*?*). *–*: could not
-be built here, with the reason. Random weights say that an edit arrives, not that it helps. *Rows*:
-the rows that edits recompute are the model's own. *Batch* and *cache* (decoding gives what one pass
-gives, under VAR) are given where they could be told.
+one. The others are refused, with the reason below, could not be built here, or could not be
+determined (*?*). Random weights say that an edit arrives, not that it helps. *Rows*: the rows that
+edits recompute are the model's own. *Batch* and *cache* (decoding gives what one pass gives, under
+VAR) are given where they could be told.
 """
 
 
@@ -33,7 +34,6 @@ def page(found: dict[str, Any]) -> str:
         return sum(row["methods"].get(name) == "works" for row in rows)
 
     sign = {"works": "yes", "refused": "no", "unknown": "?", "unbuilt": "–"}
-    kinds = Counter(_whole(row) for row in rows)
     lines = [
         INTRO.format(found["transformers"]),
         *_wrapped(
@@ -41,10 +41,7 @@ def page(found: dict[str, Any]) -> str:
             f" {', '.join(f'{name} {count(name)}' for name in names)}."
         ),
         "",
-        (
-            f"In all: {kinds['works']} served by some method or all, {kinds['refused']} refused, "
-            f"{kinds['unbuilt']} not built here, {kinds['unknown']} undetermined."
-        ),
+        *_wrapped(in_all(rows)),
         "",
         "| family | image tokens | methods that work | rows | batch | cache |",
         "|---|---|---|---|---|---|",
@@ -56,11 +53,14 @@ def page(found: dict[str, Any]) -> str:
             sign.get(str(checks.get(key, "unknown")).split(":")[0], "?")
             for key in ("rows", "batch", "cache")
         ]
-        per = {name: row["methods"].get(name, "unknown") for name in names}
-        lines.append(
-            f"| `{row['family']}` | {checks.get('image_tokens', '?')} | {_works(per)} |"
-            f" {' | '.join(told)} |"
-        )
+        told_of = {name: row["methods"].get(name, "unknown") for name in names}
+        start = f"| `{row['family']}` | {checks.get('image_tokens', '?')} |"
+        line = f"{start} {_works(told_of)} | {' | '.join(told)} |"
+        if len(line) > WIDTH:
+            notes.append(f"- `{row['family']}` works with {_works(told_of)}")
+            done = sum(kind == "works" for kind in told_of.values())
+            line = f"{start} {done} of {len(names)}, below | {' | '.join(told)} |"
+        lines.append(line)
         reasons = Counter(row["notes"].values())
         for reason, _ in reasons.items():
             who = [name for name, note in row["notes"].items() if note == reason]
@@ -86,8 +86,8 @@ def _works(found: dict[str, str]) -> str:
     works = [name for name, told in found.items() if told == "works"]
     others = [name + "?" * (told == "unknown") for name, told in found.items() if told != "works"]
     if not works:
-        only = set(found.values())
-        return "?" if only == {"unknown"} else "–" if "unbuilt" in only else "none"
+        kinds = set(found.values()) - {"unknown"}
+        return "?" if not kinds else "not built" if kinds == {"unbuilt"} else "none"
     if not others:
         return "all"
     shorter = len(others) <= len(works)
@@ -96,7 +96,16 @@ def _works(found: dict[str, str]) -> str:
 
 def _wrapped(text: str, indent: str = "") -> list[str]:
     return textwrap.wrap(
-        text, 100, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+        text, WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
+
+
+def in_all(rows: list[dict[str, Any]]) -> str:
+    """How many families there are of each kind, in a sentence."""
+    kinds = Counter(_whole(row) for row in rows)
+    return (
+        f"In all: {kinds['works']} served by some method or all, {kinds['refused']} refused, "
+        f"{kinds['unbuilt']} not built here, {kinds['unknown']} undetermined."
     )
 
 

@@ -89,22 +89,23 @@ def _texts(
     file: Path, images: Path, words: bool, limit: int | None, seed: int
 ) -> tuple[list[Labelled] | list[Pair], dict[str, str]]:
     """The texts of a file, all or some drawn by seed; and what the manifest says of them."""
+    from lvlm_fix.tools.checkpoint import sha256_of
     from lvlm_fix.tools.effects import read_labelled
-    from lvlm_fix.tools.export import sha256_of
     from lvlm_fix.tools.nullu import read_pairs
 
-    chosen = None
+    try:
+        lines = dict(enumerate(file.read_text().splitlines(), 1))
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot read {str(file)!r}: {error}") from None
     if limit is not None:
-        try:
-            count = len(file.read_text().splitlines())
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"cannot read {str(file)!r}: {error}") from None
-        chosen = set(random.Random(seed).sample(range(1, count + 1), min(limit, count)))
+        chosen = random.Random(seed).sample(list(lines), min(limit, len(lines)))
+        lines = {number: lines[number] for number in chosen}
     reader: Any = read_labelled if words else read_pairs
-    texts = list(reader(file, images, chosen))
+    texts = list(reader(file, images, lines))
     about = {
         "from": "words" if words else "pairs", "sha256": sha256_of(file),
         "lines": str(len(texts)), "seed": "" if limit is None else str(seed),
+        "photos": str(len({json.loads(line)["image"] for line in lines.values()})),
     }  # fmt: skip
     return texts, about
 

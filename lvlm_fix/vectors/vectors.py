@@ -31,7 +31,7 @@ FORMATS = (FORMAT, "pt", None)
 PICKLES = (".pt", ".pth", ".bin", ".pkl", ".pickle")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)  # not frozen: a compiler would hash a frozen one by its tensors
 class Vectors:
     """One vector for each of some layers, counted from 0 at the embeddings; `about` is the
     manifest.
@@ -136,6 +136,10 @@ def _start(path: Path) -> bytes:
 
 def _counted(found: dict[int, Tensor], own: str, asked: str) -> dict[int, Tensor]:
     """By decoder layer, in order. Raises `ValueError` where it is not clear how layers count."""
+    if asked not in ("file", *COUNTINGS):
+        raise ValueError(
+            f"counting is set to {asked!r}, and file, {', '.join(COUNTINGS)} are known"
+        )
     if own and own not in COUNTINGS:
         raise ValueError(f"its counting is {own!r}, and {' and '.join(COUNTINGS)} are known")
     if asked != "file" and own and own != asked:

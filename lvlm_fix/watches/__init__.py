@@ -15,6 +15,7 @@ from lvlm_fix.watches.image_map import ImageMap, brought_up
 from lvlm_fix.watches.image_shift import ImageShift
 from lvlm_fix.watches.kept_tokens import KeptTokens, LeastSeen, MostSeen, TowerPicked
 from lvlm_fix.watches.no_image import WithoutImage
+from lvlm_fix.watches.risk import Risk
 from lvlm_fix.watches.rows import LastRows, TextRows
 from lvlm_fix.watches.sinks import ChannelSinks, ReceivedSinks, sink_masks
 from lvlm_fix.watches.steering import Steering
@@ -51,6 +52,7 @@ __all__ = [
     "Picked",
     "PickedHeads",
     "ReceivedSinks",
+    "Risk",
     "Supported",
     "Steering",
     "TextRows",

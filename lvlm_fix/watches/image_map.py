@@ -140,7 +140,10 @@ class _Live(Live[Float[Tensor, "batch key"]]):
             output = self._host.model(input_ids=now.ids, attention_mask=mask, **given)
         finally:
             hooked.remove()
-        return output, seen[0] if positions is None and seen else positions
+        found = seen[0] if positions is None and seen else positions
+        if found is not None:  # one row may stand for all samples
+            found = found.expand(*found.shape[:-2], now.text.batch, -1)
+        return output, found
 
     def value(self, at: AtLayer) -> Float[Tensor, "batch key"]:
         assert at.now is not None

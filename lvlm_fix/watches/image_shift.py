@@ -9,10 +9,9 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from lvlm_fix.core.at import AtLayer, Host, Live, Watch, kept
-from lvlm_fix.core.attached import Attached
 from lvlm_fix.core.call import Signature
 from lvlm_fix.core.text import Pass, State
 from lvlm_fix.watches.no_image import pass_alone, words_of
@@ -51,27 +50,23 @@ class _Live(Live[Float[Tensor, "batch width"]]):
         super().__init__(watch)
         self._host, self._runs = host, host.family.runs
         self._names = Signature(self._runs).names
-        self._rows: Tensor | None = None  # of the pass that is measured
-        self._found: dict[int, Tensor] = {}  # by layer: batch width
-
-    def attach(self, attached: Attached) -> None:
-        for layer in self._host.layers:
-            attached.after(self._host.family.layers[layer], partial(self._leave, layer))
-
-    @torch.compiler.disable
-    def _leave(self, layer: int, _: Any, args: tuple[Any, ...], output: Any) -> None:
-        if self._rows is not None:
-            hidden = output if isinstance(output, Tensor) else output[0]
-            rows = self._rows.to(hidden.device)
-            self._found[layer] = hidden[torch.arange(len(rows), device=rows.device), rows].float()
 
     def _measured(self, rows: Int[Tensor, " batch"], run: Callable[[], Any]) -> dict[int, Tensor]:
-        """What the layers give at one row of each sample."""
-        self._rows, self._found = rows, {}
+        """What the layers give at one row of each sample, by layer: batch width."""
+        found = dict[int, Tensor]()
+
+        def keep(layer: int, _: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            hidden = output if isinstance(output, Tensor) else output[0]
+            at = rows.to(hidden.device)
+            found[layer] = hidden[torch.arange(len(at), device=at.device), at].float()
+
+        blocks = self._host.family.layers  # hooked for this pass alone: no graph has to hold it
+        hooks = [blocks[n].register_forward_hook(partial(keep, n)) for n in self._host.layers]
         try:
             run()
         finally:
-            found, self._rows, self._found = self._found, None, {}
+            for hook in hooks:
+                hook.remove()
         return found
 
     def begin(self, now: Pass) -> None:
@@ -93,8 +88,10 @@ class _Live(Live[Float[Tensor, "batch width"]]):
         """The pass that is about to come, without a cache and unedited."""
         call, text = now.call, now.text
         given = call.about_photo()
-        valid = text.valid[:, : now.prompt_rows]
-        if not bool(valid.all()):
+        mask, valid = call.given.get("attention_mask"), text.valid[:, : now.prompt_rows]
+        if isinstance(mask, Tensor) and mask.ndim == 2:
+            given["attention_mask"] = mask[:, -now.count :]  # some models count positions by it
+        elif not bool(valid.all()):  # a prepared mask is as wide as its cache
             more = torch.ones(text.batch, now.count - now.prompt_rows, dtype=torch.long)
             given["attention_mask"] = torch.cat((valid.long(), more), 1).to(text.device)
         for name in ("position_ids", "inputs_embeds"):

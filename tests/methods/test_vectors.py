@@ -45,6 +45,8 @@ def test_safetensors_of_a_vector_a_layer_are_read(start: str, tmp_path: Path) ->
     assert equal(Vectors.load(path, "hidden_states"), shifted)  # entry 1 is what layer 0 gives
     with pytest.raises(lf.DataError, match=r"v\.safetensors.*set counting to decoder"):
         Vectors.load(path)
+    with pytest.raises(lf.DataError, match="counting is set to 'blocks'"):
+        Vectors.load(path, "blocks")
     said = stored(tmp_path / "said.safetensors", keys, counting="hidden_states")
     assert equal(Vectors.load(said), shifted)
     with pytest.raises(lf.DataError, match="counted by hidden_states, and counting is set to dec"):
@@ -267,7 +269,8 @@ def test_vectors_are_made_shown_and_steer(lvlm: Any, tmp_path: Path) -> None:
     ask = ("vectors", "make", "--images", tmp_path, "--words", words, "--out", out)
     code, told, _ = lvlm(*ask, "--limit", 2, "--seed", 4, "--kind", "vti", "--json")
     made = json.loads(told)
-    assert code == 0 and made["texts"] == "2" and made["seed"] == "4" and made["model"] == "tiny"
+    assert code == 0 and made["texts"] == "2" and made["seed"] == "4" and made["photos"] == "2"
+    assert made["model"] == "tiny" and made["counting"] == "decoder"
     assert made["sha256"] == sha256(words.read_bytes()).hexdigest()
     code, told, _ = lvlm("vectors", "show", out, "--json")
     shown = json.loads(told)
