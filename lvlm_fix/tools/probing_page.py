@@ -12,6 +12,7 @@ from lvlm_fix.tools.miniature import FAMILIES
 __all__ = ["PAGE", "in_all", "page"]
 
 PAGE = Path(__file__).parents[2] / "docs" / "families.md"
+WIDTH = 100  # columns
 INTRO = """# What works with which family
 
 Every image-text-to-text architecture of transformers {},
@@ -53,10 +54,13 @@ def page(found: dict[str, Any]) -> str:
             for key in ("rows", "batch", "cache")
         ]
         told_of = {name: row["methods"].get(name, "unknown") for name in names}
-        lines.append(
-            f"| `{row['family']}` | {checks.get('image_tokens', '?')} |"
-            f" {_works(told_of)} | {' | '.join(told)} |"
-        )
+        start = f"| `{row['family']}` | {checks.get('image_tokens', '?')} |"
+        line = f"{start} {_works(told_of)} | {' | '.join(told)} |"
+        if len(line) > WIDTH:
+            notes.append(f"- `{row['family']}` works with {_works(told_of)}")
+            done = sum(kind == "works" for kind in told_of.values())
+            line = f"{start} {done} of {len(names)}, below | {' | '.join(told)} |"
+        lines.append(line)
         reasons = Counter(row["notes"].values())
         for reason, _ in reasons.items():
             who = [name for name, note in row["notes"].items() if note == reason]
@@ -92,7 +96,7 @@ def _works(found: dict[str, str]) -> str:
 
 def _wrapped(text: str, indent: str = "") -> list[str]:
     return textwrap.wrap(
-        text, 100, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+        text, WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
     )
 
 
