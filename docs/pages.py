@@ -7,6 +7,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import math
+import re
 import sys
 
 from mkdocs.config.defaults import MkDocsConfig
@@ -14,6 +15,8 @@ from mkdocs.structure.files import File, Files
 
 from lvlm_fix import ROOMS
 from lvlm_fix.methods import METHODS
+
+FIELD = re.compile(r"^([A-Z][a-z]+) {2,}(.*?)(?=^\S|\Z)", re.MULTILINE | re.DOTALL)
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -40,17 +43,29 @@ def api() -> str:
 
 
 def page(name: str) -> str:
-    """A method's equations, settings, and where it differs from its paper, as Markdown."""
+    """A method's equations, its source and departures, its settings and its cost, as Markdown."""
     kind = METHODS[name]
     about = inspect.cleandoc(sys.modules[kind.__module__].__doc__ or "")
     equations = inspect.cleandoc(kind.__doc__ or "")
+    said = "".join(
+        f"- **{key}**: {plain(' '.join(text.split()))}\n" for key, text in FIELD.findall(about)
+    )
     rows = "".join(setting(field) for field in dataclasses.fields(kind) if field.metadata)
     head = "| setting | default | meaning | from | range |\n|---|---|---|---|---|\n"
     settings = head + rows if rows else "It has none.\n"
     return (
-        f"# {name}\n\n{equations}\n\n```text\n{about}\n```\n\n## Settings\n\n{settings}\n"
-        f"Change one with `--set {name}.SETTING=VALUE`.\n"
+        f"# {name}\n\n{plain(about.split(chr(10) * 2)[0])}\n\n"
+        f"## Equations\n\n{equations}\n\n## Source, needs, departures\n\n{said}\n"
+        f"## Settings\n\n{settings}\nChange one with `--set {name}.SETTING=VALUE`.\n\n"
+        f"## Cost\n\nWhat it needs is what it costs. `lvlm-fix bench --method {name}` measures it"
+        f" on your machine, as a ratio to the unmodified model. [Figures](../benchmarks.md) of some"
+        f" machines are kept.\n"
     )
+
+
+def plain(text: str) -> str:
+    """Words of a docstring, with signs that Markdown would take for its own kept as they are."""
+    return re.sub(r"([*<\[\]])", r"\\\1", text)
 
 
 def first(name: str) -> str:

@@ -89,10 +89,10 @@ class Fix:
                     model=self.model,
                     family=self.family,
                     layers=here,
-                    unedited=follower.unedited,
+                    unedited=follower.turns.unedited,
                     taps=follower.taps,
-                    running=lambda: follower.now is not None,
-                    aside=follower.aside,
+                    running=lambda: follower.turns.now is not None,
+                    aside=follower.turns.aside,
                     remember=remember,
                 )
             )

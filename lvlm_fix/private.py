@@ -5,6 +5,9 @@ Each is used by a test on every release of the matrix (`tests/test_private.py`).
 
 from __future__ import annotations
 
+import functools
+import inspect
+import re
 import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -21,6 +24,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 __all__ = [
+    "asks_for_name",
     "BeamPieces",
     "beam_pieces",
     "commit_of",
@@ -53,6 +57,16 @@ def implementation(module: nn.Module, name: str) -> Callable[..., Any]:
     if name != "eager":
         return ALL_ATTENTION_FUNCTIONS[name]
     return sys.modules[type(module).__module__].eager_attention_forward
+
+
+@functools.cache
+def asks_for_name(attention: type[nn.Module]) -> bool:
+    """Whether attention modules of this class act by the name of the implementation they use."""
+    try:
+        source = inspect.getsource(attention)
+    except OSError:
+        return False
+    return re.search(r'_attn_implementation\s*((not )?in\b|[!=]=\s*"sdpa")', source) is not None
 
 
 def register_attention(name: str, function: Callable[..., Any], like: str) -> None:

@@ -61,8 +61,8 @@ CASES: dict[str, tuple[Any, Any]] = PROBES | {
     "pti": (lf.PTI(vectors=SHIFTS, keys=0.0, values=0.0), lf.PTI(vectors=SHIFTS)),
     "savva": (lf.SAVVA(image=1.0, text=1.0), lf.SAVVA(image=1.5)),
     "yes-push": (
-        lf.YesPush(yes=(5, 6), no=(7,), margin=0.0),
-        lf.YesPush(yes=(5, 6), no=(7,), margin=2.0, least=0.0),
+        lf.YesPush(yes=(5, 6), no=(7, 8), margin=0.0),
+        lf.YesPush(yes=(5, 6), no=(7, 8), margin=2.0, least=0.0),
     ),
     "var+vhr": ([PROBES["var"][0], PROBES["vhr"][0]], [PROBES["var"][1], lf.VHR(strength=1.5)]),
 }

@@ -179,7 +179,7 @@ def devices() -> dict[str, list[tuple[str, str]]]:
                                     moved(mode, (one,), places[layer])
                     text.device = places[0]
                     found = []
-                    follower.now = now
+                    follower.turns.now = now
                     rows, keys = (width, width) if prefill else (1, width + 1)
                     for place, module in zip(places, handle.family.attentions, strict=True):
                         query, key, value = (
@@ -192,7 +192,7 @@ def devices() -> dict[str, list[tuple[str, str]]]:
                             unedited, module, query, key, value, mask, scaling=0.3
                         )
                         found.append((str(place), str(output.device)))
-                    follower.now = None
+                    follower.turns.now = None
             out[f"{name}, {'prefill' if prefill else 'decoding'}"] = found
     return out
 

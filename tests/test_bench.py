@@ -14,6 +14,8 @@ import torch
 
 import lvlm_fix as lf
 from lvlm_fix.tools import bench as benching
+from lvlm_fix.tools.bench_literal import Literal
+from lvlm_fix.tools.bench_rivals import twin
 from lvlm_fix.tools.geometries import GEOMETRIES, Subject, subject
 from lvlm_fix.tools.measuring import Clock
 from lvlm_fix.tools.miniature import miniature
@@ -64,7 +66,7 @@ def test_the_literal_rival_does_the_same(family: str, methods: list[lf.Method]) 
     with lf.fix(model, methods):
         wanted = model.generate(**inputs, **options)
     model.set_attn_implementation({"text_config": "eager"})
-    with benching.Literal(model, tuple(methods)):
+    with Literal(model, tuple(methods)):
         found = model.generate(**inputs, **options)
     for ours, theirs in zip(wanted.logits, found.logits, strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
@@ -81,8 +83,7 @@ def test_names_take_turns_token_by_token(
 
     monkeypatch.setattr(Clock, "tick", logged)
     served = {
-        name: replace(smallest, model=benching._twin(smallest.model))
-        for name in ("none", "vhr", "var")
+        name: replace(smallest, model=twin(smallest.model)) for name in ("none", "vhr", "var")
     }
     twins = {subject.model: name for name, subject in served.items()}
     benching._round(served, ("var", "none", "vhr"), questions(smallest), benching.Plan(tokens=2))
@@ -92,10 +93,10 @@ def test_names_take_turns_token_by_token(
 def test_a_round_serves_twins_with_the_same_weights_and_raises_what_one_raises(
     smallest: Subject,
 ) -> None:
-    twin = benching._twin(smallest.model)
-    assert all(a is b for a, b in zip(twin.parameters(), smallest.model.parameters(), strict=True))
+    other = twin(smallest.model)
+    assert all(a is b for a, b in zip(other.parameters(), smallest.model.parameters(), strict=True))
     twins = {
-        name: replace(smallest, model=benching._twin(smallest.model))
+        name: replace(smallest, model=twin(smallest.model))
         for name in ("none", "vhr", "mitigv:pai")
     }
     prompts, plan = questions(smallest), benching.Plan(tokens=2)

@@ -254,11 +254,13 @@ def test_importing_changes_nothing_in_transformers() -> None:
 def test_the_page_of_the_families_is_that_of_the_data_and_the_data_are_of_all_methods() -> None:
     from lvlm_fix.methods import METHODS
     from lvlm_fix.tools.probing import APART, FILE, read_probed
-    from lvlm_fix.tools.probing_page import PAGE, page
+    from lvlm_fix.tools.probing_page import PAGE, in_all, page
 
     rows = read_probed()
     assert all(sorted({*row["methods"], *APART}) == sorted(METHODS) for row in rows)
     assert PAGE.read_text() == page(json.loads(FILE.read_text()))
+    readme = Path(__file__).parents[1] / "README.md"
+    assert in_all(rows) in " ".join(readme.read_text().split())
     works = {
         name: sum(row["methods"][name] == "works" for row in rows) for name in {*METHODS} - APART
     }

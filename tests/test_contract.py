@@ -186,9 +186,15 @@ def test_leaving_restores_everything_also_after_an_error(family: str, case: str)
 @supported
 def test_a_padded_batch_equals_one_by_one(case: str, family: str) -> None:
     model, inputs, _, _ = built(family)
+
+    def last(given: dict[str, Tensor]) -> Tensor:
+        if case == "pti":  # of rotated keys: only `generate` gives a padded text its own positions
+            return steps_of(model, given)[0]
+        return model(**given).logits[:, -1]
+
     with torch.no_grad(), lf.fix(model, CASES[case][1]):
-        together = model(**inputs).logits[:, -1]
-        alone = torch.cat([model(**sample(inputs, number)).logits[:, -1] for number in range(2)])
+        together = last(inputs)
+        alone = torch.cat([last(sample(inputs, number)) for number in range(2)])
     torch.testing.assert_close(together, alone, atol=5e-5, rtol=1e-3)
 
 

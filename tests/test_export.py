@@ -16,6 +16,8 @@ from torch import nn
 import lvlm_fix as lf
 from lvlm_fix.families import family_of
 from lvlm_fix.tools import export as exporting
+from lvlm_fix.tools import folding
+from lvlm_fix.tools.export_check import check
 from lvlm_fix.tools.miniature import miniature
 
 OPTIONS: dict[str, Any] = {"max_new_tokens": 6, "do_sample": False}
@@ -57,8 +59,8 @@ def test_folding_equals_the_wrapped_model_with_grouped_queries_and_biases(
         plain = model(**inputs).logits
         with lf.fix(model, method):
             wanted, texts = model(**inputs).logits, model.generate(**inputs, **OPTIONS)
-        heads = exporting.given_heads(method, model)
-        exporting.fold(model, heads, method.strength)
+        heads = folding.given_heads(method, model)
+        folding.fold(model, heads, method.strength)
         found = model(**inputs).logits
         assert torch.equal(model.generate(**inputs, **OPTIONS), texts)
     assert heads.sum() == settings.get("top", int(heads.sum())) and 0 < heads.sum() < heads.numel()
@@ -72,7 +74,7 @@ def test_a_table_picks_the_same_heads_as_while_generating() -> None:
     with torch.no_grad(), lf.fix(model, method) as handle:
         model(**inputs)
         (report,) = handle.report()
-    heads = exporting.given_heads(method, model)
+    heads = folding.given_heads(method, model)
     assert {layer: [n, n] for layer, n in enumerate(heads.sum(1).tolist()) if n} == {
         layer: counts for layer, counts in report.heads.items() if any(counts)
     }
@@ -83,7 +85,7 @@ def test_half_precision_is_kept_where_the_product_is_exact_and_only_there() -> N
         model, _ = miniature("llava")
         model.bfloat16()
         before = family_of(model).attentions[1].o_proj.weight.float()
-        exporting.fold(model, torch.ones(5, 6, dtype=torch.bool), strength)
+        folding.fold(model, torch.ones(5, 6, dtype=torch.bool), strength)
         after = family_of(model).attentions[1].o_proj.weight
         assert after.dtype == wanted
         assert torch.equal(after.float(), before * strength)
@@ -96,14 +98,14 @@ def test_tied_quantised_and_unknown_projections_are_refused_and_nothing_changes(
     before = one.o_proj.weight.clone()
     last.o_proj.weight = family_of(model).attentions[2].o_proj.weight
     with pytest.raises(lf.ModelError, match=r"layer 2 is tied: .*layers\.2.* and .*layers\.4"):
-        exporting.fold(model, heads, 2.0)
+        folding.fold(model, heads, 2.0)
     last.o_proj.weight = nn.Parameter(torch.zeros(48, 48, dtype=torch.int8), requires_grad=False)
     with pytest.raises(lf.ModelError, match="layer 4 is quantised"):
-        exporting.fold(model, heads, 2.0)
+        folding.fold(model, heads, 2.0)
     last.mixed = last.o_proj
     del last.o_proj
     with pytest.raises(lf.ModelError, match="layer 4 was not found: LlamaAttention has q_proj"):
-        exporting.fold(model, heads, 2.0)
+        folding.fold(model, heads, 2.0)
     assert torch.equal(one.o_proj.weight, before)
 
 
@@ -141,7 +143,7 @@ def test_a_changed_weight_or_another_strength_is_found_out(folder: Path, tmp_pat
     path = tmp_path / "changed" / "export.json"
     record = json.loads(path.read_text())
     path.write_text(json.dumps(record | {"strength": 1.6, "sha256": {"model.safetensors": "0"}}))
-    equality = exporting.check(tmp_path / "changed", "tiny")
+    equality = check(tmp_path / "changed", "tiny")
     assert not equality.holds and not equality.digest_equal and equality.logits_difference > 1e-3
 
 

@@ -6,14 +6,16 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from cases import cache_of, held
 
 import lvlm_fix
+import lvlm_fix as lf
 from lvlm_fix import private
 from lvlm_fix.core.attention import PREFIX, register
 from lvlm_fix.core.call import Signature, cache_in
-from lvlm_fix.tools.miniature import miniature
+from lvlm_fix.tools.miniature import FAMILIES, miniature, model_of
 
 OTHERS = ("_attn_implementation", "_beam_search_has_unfinished_sequences",
           "_check_early_stop_heuristic", "_get_running_beams_for_next_iteration",
@@ -34,6 +36,22 @@ def test_an_implementation_is_read_registered_and_switched() -> None:
         assert torch.equal(model(**inputs).logits, plain)  # the padding mask came with it
     assert private.implementation(decoder.layers[0].self_attn, "eager").__name__
     assert private.implementation(decoder.layers[0].self_attn, "sdpa").__name__
+
+
+class Picking(torch.nn.Module):
+    config: Any
+
+    def forward(self, keys: torch.Tensor) -> torch.Tensor:
+        return keys[:4] if self.config._attn_implementation in ("eager", "sdpa") else keys
+
+
+def test_attention_that_goes_by_the_name_of_its_implementation_is_refused() -> None:
+    model, _ = miniature("llava")
+    assert not private.asks_for_name(type(model.get_decoder().layers[0].self_attn))
+    assert private.asks_for_name(Picking)
+    if "mistral_large4" in FAMILIES:
+        with pytest.raises(lf.ModelError, match="picks its keys"):
+            lf.fix(model_of("mistral_large4"), "vhr")
 
 
 def test_where_a_model_comes_from_and_whether_it_recomputes() -> None:

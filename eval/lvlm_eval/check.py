@@ -19,7 +19,8 @@ from lvlm_fix.objects.extract import nodes
 __all__ = ["CAPTIONS", "CAPTION_IDS", "check"]
 
 CAPTION_IDS = ("image_id", "image", "file_name", "filename", "question_id", "id")
-CAPTIONS = ("caption", "text", "answer", "response", "prediction")
+CAPTIONS = ("prediction", "response", "caption", "text", "answer")
+"""Where a model's text is: a `caption` or an `answer` beside a `prediction` is what is right."""
 FEW = 5  # examples that are shown of what is odd
 Odd = list[str]
 
@@ -97,7 +98,7 @@ def _read(path: Path) -> tuple[str, Any]:
         return "answers", pope.read_answers(path)
     if "image_id" in first or "caption" in first or "image" in first:
         return "captions", by_id(records, CAPTION_IDS, CAPTIONS, path)
-    if "question_id" in first or "id" in first:
+    if first.keys() & {*pope.IDS}:
         return "answers", pope.read_answers(path)
     raise DataError(
         f"{path} holds no captions, questions, answers or objects; its first record has the keys "

@@ -23,6 +23,7 @@ from lvlm_fix.errors import DataError, SettingError
 from lvlm_fix.objects.vocabulary import NODES
 
 __all__ = [
+    "IDS",
     "SPLITS",
     "Question",
     "Rule",
@@ -41,6 +42,8 @@ Rule = Literal["published", "strict"]
 """`published`: whatever holds no "no" is a yes. `strict`: an answer is what it begins with, else
 wrong.
 """
+IDS = ("question_id", "id", "index")
+"""What the number of a question is called."""
 SPLITS = ("random", "popular", "adversarial")
 
 
@@ -93,14 +96,14 @@ def corrected(
 
 
 def read_answers(path: Path, questions: Mapping[int, Question] | None = None) -> dict[int, str]:
-    """Answers by `question_id`, under `answer`, `text`, `response` or `prediction`.
+    """Answers by `question_id`, `id` or `index`, under `prediction` or `response` (an `answer`
+    beside these is what is right, and is not read), `answer` or `text`.
 
     Where an answer carries its question (`question`, `prompt`, or `text` beside `answer`), it must
     be the one that `questions` has under its number. Raises `DataError`.
     """
     records = read(path)
-    keys = ("answer", "text", "response", "prediction")
-    answers = by_id(records, ("question_id", "id"), keys, path)
+    answers = by_id(records, IDS, ("prediction", "response", "answer", "text"), path)
     for (key, _), record in zip(answers.items(), records, strict=True):
         asked = record.get("question", record.get("prompt"))
         if asked is None and "answer" in record:

@@ -114,9 +114,9 @@ def _following(text: str, path: Path) -> list[Record]:
 
 
 def _table(text: str, path: Path) -> list[Record]:
-    """Rows under a line of names, parted by commas or tabs."""
+    """Rows under a line of names, parted by tabs, commas or semicolons."""
     head = text.partition("\n")[0]
-    mark = "\t" if "\t" in head else ","
+    mark = max("\t,;", key=head.count)
     rows = csv.DictReader(io.StringIO(text), delimiter=mark)
     try:
         return _rows(rows, head, path)
@@ -169,7 +169,8 @@ def by_id(
         key = _whole(record.get(name))
         if key is None:
             raise DataError(
-                f"{where} needs a whole number under {name!r}, found {record.get(name)!r}"
+                f"{where} needs a whole number under {name!r}, found {record.get(name)!r}; its keys"
+                f" are {', '.join(map(repr, list(record)[:8]))}"
             )
         text = next((record[name] for name in text_keys if name in record), None)
         if not isinstance(text, str):

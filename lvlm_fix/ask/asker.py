@@ -19,7 +19,7 @@ from transformers import PreTrainedModel, ProcessorMixin
 from lvlm_fix.ask.prefix import Prefix, by_columns, prefix_of
 from lvlm_fix.ask.wording import Wording
 from lvlm_fix.core.call import Signature
-from lvlm_fix.core.follower import beside
+from lvlm_fix.core.turns import beside
 from lvlm_fix.errors import InputError, SettingError
 from lvlm_fix.families import Family, family_of
 from lvlm_fix.models import DESCRIBE, prepare

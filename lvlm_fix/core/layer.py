@@ -15,7 +15,7 @@ from lvlm_fix.core.follower import Follower
 from lvlm_fix.core.hidden import HiddenStates
 from lvlm_fix.core.method import Method
 from lvlm_fix.core.prompt_cache import PromptCache
-from lvlm_fix.core.rows import check_rows, masking, raw_logits, row_logits, row_options, weigh
+from lvlm_fix.core.rows import check_rows, hiding, raw_logits, row_logits, row_options, weigh
 from lvlm_fix.core.text import Pass
 
 __all__ = ["Layer"]
@@ -71,7 +71,7 @@ class Layer:
 
     def now(self) -> Pass | None:
         """The pass that runs, where it is this thread's."""
-        now = self.follower.now
+        now = self.follower.turns.now
         if now is None or torch.compiler.is_compiling():
             return now
         return now if now.thread == threading.get_ident() else None
@@ -144,8 +144,8 @@ class Layer:
 
         rows = query if now.index is None else query.index_select(2, now.index.to(query.device))
         logits = raw_logits(rows, key, options["scaling"], options["softcap"])
-        if (hiding := _hiding(now, query, key, mask, options)) is not None:
-            logits = logits + hiding
+        if (hidden := hiding(now, query, key, mask, options)) is not None:
+            logits = logits + hidden
         edited = logits
         for number, method in self._logits:
             new = method.attention_logits(edited, self._for(at, now, method))
@@ -207,18 +207,6 @@ class Layer:
 def _index(now: Pass) -> Tensor:
     """The rows that may be edited, by number."""
     return torch.zeros_like(now.text.position) if now.index is None else now.index
-
-
-def _hiding(
-    now: Pass, query: Tensor, key: Tensor, mask: object, options: Mapping[str, Any]
-) -> Tensor | None:
-    """What hides keys from the rows that may be edited; made once for layers with the same mask."""
-    window, causal = options["sliding_window"], options["causal"]
-    kind = "hiding", key.shape[2], window, causal, key.device
-    if kind not in now.masks or now.masks[kind][0] is not mask:
-        index = None if now.index is None else now.index.to(key.device)
-        now.masks[kind] = mask, masking(mask, index, query.shape[2], key, window, causal)
-    return now.masks[kind][1]
 
 
 def _softmax(logits: Tensor, now: Pass) -> Tensor:

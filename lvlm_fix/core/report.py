@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
+
 from lvlm_fix.core.at import Live, Watch
 from lvlm_fix.core.method import Method
-from lvlm_fix.core.text import Text
+from lvlm_fix.core.text import Pass, Text
 
-__all__ = ["Report", "report_of"]
+__all__ = ["Report", "count_changed", "report_of"]
 
 
 @dataclass(frozen=True)
@@ -58,3 +61,22 @@ def report_of(
     elif missing := sorted(acting & unreached):  # recurrent layers of a hybrid model
         note = f"layers {missing} have no attention to edit"
     return Report(name, settings, found["heads"], found["sinks"], edited, note)
+
+
+def count_changed(now: Pass) -> None:
+    """Add up the rows that this pass changed: layers of one shape at once."""
+    rows, alike = Counter[int](), defaultdict[tuple[Any, ...], list[Any]](list)
+    for number, changed in now.changed:
+        if isinstance(changed, int):
+            rows[number] += changed
+        else:
+            alike[number, len(changed), changed[0].shape, changed[0].device].append(changed)
+    for number, count in rows.items():
+        now.text.edited[number].add_(count)
+    for (number, *_), found in alike.items():
+        edited, parts = (
+            now.text.edited[number],
+            [torch.stack(part) for part in zip(*found, strict=True)],
+        )
+        changed = parts[0] if len(parts) == 1 else parts[0] != parts[1]
+        edited.add_(changed.view(torch.uint8).amax(-1).sum().to(edited.device))  # `any`, faster

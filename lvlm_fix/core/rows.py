@@ -16,9 +16,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask
 
+from lvlm_fix.core.passes import Pass
 from lvlm_fix.errors import InputError, ModelError
 
-__all__ = ["check_rows", "masking", "raw_logits", "row_logits", "row_options", "weigh"]
+__all__ = ["check_rows", "hiding", "raw_logits", "row_logits", "row_options", "weigh"]
 
 
 def check_rows(kwargs: Mapping[str, Any]) -> None:
@@ -126,6 +127,18 @@ def masking(
 def _hiding(allowed: Bool[Tensor, "*rest query key"]) -> Float[Tensor, "*rest query key"]:
     """0 where a key is seen, −inf where it is not."""
     return torch.zeros_like(allowed, dtype=torch.float32).masked_fill_(~allowed, -torch.inf)
+
+
+def hiding(
+    now: Pass, query: Tensor, key: Tensor, mask: object, options: Mapping[str, Any]
+) -> Tensor | None:
+    """What hides keys from the rows that may be edited; made once for layers with the same mask."""
+    window, causal = options["sliding_window"], options["causal"]
+    kind = "hiding", key.shape[2], window, causal, key.device
+    if kind not in now.masks or now.masks[kind][0] is not mask:
+        index = None if now.index is None else now.index.to(key.device)
+        now.masks[kind] = mask, masking(mask, index, query.shape[2], key, window, causal)
+    return now.masks[kind][1]
 
 
 def _causal(

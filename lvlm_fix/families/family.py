@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from lvlm_fix.errors import ModelError
+from lvlm_fix.private import asks_for_name
 
 __all__ = ["Family", "entering", "family_of", "mlp_of"]
 
@@ -90,6 +91,11 @@ def family_of(model: PreTrainedModel) -> Family:
         raise ModelError(
             f"{name}: no attention module of its decoder {type(decoder).__name__} knows its layer"
         )
+    if asking := next((m for m in attentions if asks_for_name(type(m))), None):
+        raise ModelError(
+            f"{name} is not supported: {type(asking).__name__} picks its keys only under "
+            "implementations that it knows by name, and would see all of them"
+        )
     both_ways = decoder.config.to_dict().get("use_bidirectional_attention") is True
     runs = model.get_submodule("language_model") if config.model_type in INNER else model
     assert isinstance(runs, PreTrainedModel)
@@ -105,8 +111,8 @@ def entering(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor:
     hidden: Tensor = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
     if hidden.ndim != 3:
         raise ModelError(
-            f"the decoder's layers pass {hidden.shape[2]} streams of hidden states, not one: no "
-            "method can look at them"
+            f"the decoder's layers pass {hidden.shape[2]} streams of hidden states, not one: "
+            "methods that look at them or edit them cannot serve this model"
         )
     return hidden
 

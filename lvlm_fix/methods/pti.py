@@ -10,7 +10,8 @@ Needs    A safetensors file with one tensor for each layer that acts: `layer.N`,
          keys and values × heads of the keys × width of a head.
 Departs  How vectors are measured is left to whoever makes the file (ours; the authors: pictures of
          objects alone against backgrounds alone, prompts with the objects' names against captions).
-         A vector of zeros turns nothing. Further turns keep the first prompt's edit (ours).
+         A vector of zeros turns nothing. Further turns keep the first prompt's edit (ours). What
+         rotated keys become depends on their positions: a padded text called by hand needs its own.
 Cost     none per token; one more copy of the prompt's keys and values while it passes.
 """
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from lvlm_fix.attach import fix
-from lvlm_fix.core.follower import beside
+from lvlm_fix.core.turns import beside
 from lvlm_fix.errors import LvlmFixError, ModelError
 from lvlm_fix.images import open_image, sample_photos
 from lvlm_fix.method import Method

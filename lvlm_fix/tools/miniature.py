@@ -11,8 +11,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
-from lvlm_fix.tools.miniature_config import FIRST, IMAGE, LAST, config_of
+from lvlm_fix.tools.miniature_config import config_of
 from lvlm_fix.tools.miniature_pixels import pixels_of
+from lvlm_fix.tools.miniature_sizes import FIRST, IMAGE, LAST
 
 __all__ = ["FAMILIES", "IMAGE", "inputs_for", "miniature", "model_of", "sample"]
 
@@ -80,6 +81,8 @@ def sample(inputs: dict[str, Tensor], number: int) -> dict[str, Tensor]:
             one[key] = value[number : number + 1, keep]
         else:  # photos, patches, grids: one after the other on the first axis, or in one strip
             one[key] = value.chunk(samples, dim=0 if len(value) % samples == 0 else -1)[number]
+            if key == "image_token_pooling":  # numbers of patches, counted over the batch
+                one[key] = one[key] - one[key].min()
     return one
 
 

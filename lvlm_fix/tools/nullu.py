@@ -25,8 +25,9 @@ from transformers import PreTrainedModel, ProcessorMixin
 from lvlm_fix.errors import DataError, SettingError
 from lvlm_fix.families import family_of, mlp_of
 from lvlm_fix.models import DESCRIBE, open_image, prepare, revision_of
+from lvlm_fix.tools.checkpoint import loaded_for, sha256_of, written
 from lvlm_fix.tools.effects import continued
-from lvlm_fix.tools.export import loaded_for, owners_of, plain_linear, sha256_of, written
+from lvlm_fix.tools.folding import owners_of, plain_linear
 
 __all__ = ["Pair", "directions", "export", "project", "read_pairs", "upper_layers"]
 

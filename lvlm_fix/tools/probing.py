@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import sys
+from collections.abc import Collection
 from importlib.resources import files
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -102,12 +103,12 @@ def read_probed() -> list[dict[str, Any]]:
 
 
 @torch.no_grad()
-def probe(family: str) -> dict[str, Any]:
-    """Probe every method on one family; never raises."""
+def probe(family: str, names: Collection[str] = PROBES) -> dict[str, Any]:
+    """Probe every method of these names on one family; never raises."""
     torch.manual_seed(0)
     row: dict[str, Any] = {
         "family": family,
-        "methods": dict.fromkeys(PROBES, "unknown"),
+        "methods": dict.fromkeys(names, "unknown"),
         "checks": {},
         "notes": {},
     }
@@ -117,7 +118,7 @@ def probe(family: str) -> dict[str, Any]:
             family_of(model)
         except LvlmFixError as error:
             row["notes"]["family"] = str(error)
-            row["methods"] = dict.fromkeys(PROBES, "refused")
+            row["methods"] = dict.fromkeys(names, "refused")
             return row
         inputs = inputs_for(model)
         row["checks"]["image_tokens"] = int((inputs["input_ids"] == IMAGE).sum()) // len(
@@ -130,7 +131,8 @@ def probe(family: str) -> dict[str, Any]:
         row["checks"]["batch"] = (
             "works" if batched else "unknown: the unmodified model itself differs"
         )
-        for name, (neutral, acting) in PROBES.items():
+        for name in names:
+            neutral, acting = PROBES[name]
             try:
                 row["methods"][name], note = judge(model, inputs, plain, neutral, acting, batched)
             except LvlmFixError as error:
@@ -139,21 +141,23 @@ def probe(family: str) -> dict[str, Any]:
                 note = line(error)
             if note:
                 row["notes"][name] = note
+        if len(names) < len(PROBES):
+            return row
         row["checks"]["rows"] = rows_are_alike(model, inputs)
         row["checks"]["cache"] = cached(model, PROBES["var"][1])
     except ImportError as error:
-        row["methods"], row["notes"]["family"] = dict.fromkeys(PROBES, "unbuilt"), line(error)
+        row["methods"], row["notes"]["family"] = dict.fromkeys(names, "unbuilt"), line(error)
     except Exception as error:
         row["notes"]["family"] = line(error)
     return row
 
 
-def _alone(family: str) -> dict[str, Any]:
+def _alone(family: str, names: Collection[str]) -> dict[str, Any]:
     """Probe a family in a process of its own, so that a crash, a hang or want of memory ends only
     that process.
     """
     here, there = multiprocessing.Pipe(duplex=False)
-    process = multiprocessing.get_context("fork").Process(target=_send, args=(family, there))
+    process = multiprocessing.get_context("fork").Process(target=_send, args=(family, names, there))
     process.start()
     there.close()
     try:
@@ -166,33 +170,52 @@ def _alone(family: str) -> dict[str, Any]:
         )
         return {
             "family": family,
-            "methods": dict.fromkeys(PROBES, "unknown"),
+            "methods": dict.fromkeys(names, "unknown"),
             "checks": {},
             "notes": {"family": reason},
         }
 
 
-def _send(family: str, there: Connection) -> None:
+def _send(family: str, names: Collection[str], there: Connection) -> None:
     import resource  # not on every system
 
     resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
     resource.setrlimit(resource.RLIMIT_AS, (BYTES, BYTES))
-    there.send(probe(family))
+    there.send(probe(family, names))
+
+
+def _joined(old: dict[str, Any] | None, new: dict[str, Any]) -> dict[str, Any]:
+    """A family's row with what was probed anew; of methods that no longer are, nothing."""
+    if old is None:
+        return new
+    methods, again = old["methods"] | new["methods"], new["methods"]
+    notes = {k: n for k, n in old["notes"].items() if k == "family" or k in {*PROBES} - {*again}}
+    return {
+        "family": new["family"],
+        "methods": {name: methods[name] for name in PROBES if name in methods},
+        "checks": old["checks"] | new["checks"],
+        "notes": notes | new["notes"],
+    }
 
 
 def main() -> None:
-    """Probe the families named on the command line, or all; data and page are written
-    after each.
+    """Probe the families named on the command line, or all; `--missing` probes the methods alone
+    that a family's row lacks. Data and page are written after each.
     """
     from rich.progress import track
 
     transformers.logging.set_verbosity_error()
     torch.set_num_threads(1)
-    chosen = sys.argv[1:] or FAMILIES
-    rows = {} if chosen is FAMILIES else {row["family"]: row for row in read_probed()}
+    missing, named = "--missing" in sys.argv, [one for one in sys.argv[1:] if one != "--missing"]
+    chosen = named or FAMILIES
+    rows = {row["family"]: row for row in read_probed()} if named or missing else {}
     probe("llava")  # what all families import is imported once, before the processes part
     for family in track(chosen, "probing"):
-        rows[family] = _alone(family)
+        old = rows.get(family) if missing else None
+        names = [name for name in PROBES if old is None or name not in old["methods"]]
+        if not names:
+            continue
+        rows[family] = _joined(old, _alone(family, names))
         ordered = [rows[name] for name in FAMILIES if name in rows]
         found = {"transformers": transformers.__version__, "families": ordered}
         FILE.write_text(json.dumps(found, indent=1) + "\n")

@@ -9,7 +9,7 @@ from typing import Any
 
 from lvlm_fix.tools.miniature import FAMILIES
 
-__all__ = ["PAGE", "page"]
+__all__ = ["PAGE", "in_all", "page"]
 
 PAGE = Path(__file__).parents[2] / "docs" / "families.md"
 INTRO = """# What works with which family
@@ -33,7 +33,6 @@ def page(found: dict[str, Any]) -> str:
         return sum(row["methods"].get(name) == "works" for row in rows)
 
     sign = {"works": "yes", "refused": "no", "unknown": "?", "unbuilt": "–"}
-    kinds = Counter(_whole(row) for row in rows)
     lines = [
         INTRO.format(found["transformers"]),
         *_wrapped(
@@ -41,10 +40,7 @@ def page(found: dict[str, Any]) -> str:
             f" {', '.join(f'{name} {count(name)}' for name in names)}."
         ),
         "",
-        *_wrapped(
-            f"In all: {kinds['works']} served by some method or all, {kinds['refused']} refused, "
-            f"{kinds['unbuilt']} not built here, {kinds['unknown']} undetermined."
-        ),
+        *_wrapped(in_all(rows)),
         "",
         "| family | image tokens | methods that work | rows | batch | cache |",
         "|---|---|---|---|---|---|",
@@ -97,6 +93,15 @@ def _works(found: dict[str, str]) -> str:
 def _wrapped(text: str, indent: str = "") -> list[str]:
     return textwrap.wrap(
         text, 100, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
+
+
+def in_all(rows: list[dict[str, Any]]) -> str:
+    """How many families there are of each kind, in a sentence."""
+    kinds = Counter(_whole(row) for row in rows)
+    return (
+        f"In all: {kinds['works']} served by some method or all, {kinds['refused']} refused, "
+        f"{kinds['unbuilt']} not built here, {kinds['unknown']} undetermined."
     )
 
 

@@ -89,8 +89,8 @@ def _texts(
     file: Path, images: Path, words: bool, limit: int | None, seed: int
 ) -> tuple[list[Labelled] | list[Pair], dict[str, str]]:
     """The texts of a file, all or some drawn by seed; and what the manifest says of them."""
+    from lvlm_fix.tools.checkpoint import sha256_of
     from lvlm_fix.tools.effects import read_labelled
-    from lvlm_fix.tools.export import sha256_of
     from lvlm_fix.tools.nullu import read_pairs
 
     try:
