@@ -291,6 +291,7 @@ def test_many_at_once_are_the_texts_of_one_by_one(server: Running, tiny, photos)
 
 
 def test_a_kill_under_load_loses_nothing_that_was_answered(tmp_path: Path, photos) -> None:
+    """Ten: LVLM_FIX_KILLS=10 python -m pytest tests/test_serve.py -k loses_nothing"""
     answered: dict[tuple[str, int], str] = {}
     kills = int(os.environ.get("LVLM_FIX_KILLS", "2"))
     for kill in range(kills):

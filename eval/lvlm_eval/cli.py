@@ -40,7 +40,7 @@ from lvlm_eval.options import (
 )
 from lvlm_eval.records import by_id, read, write
 from lvlm_eval.report import COUNTS, cell, render
-from lvlm_eval.run import Plan, Task, draw, run
+from lvlm_eval.run import Plan, Task, draw, resumable, run
 from lvlm_eval.serve import asked_of, expand, methods_of, serving
 from lvlm_eval.table import table
 from lvlm_eval.tuning import tune_command
@@ -261,14 +261,15 @@ def run_command(
     loaded, processor = lf.load(model, revision=revision, device=str(state.device))
     plan = replace(plan, model_revision=revision_of(loaded))
     serve = serving(loaded, processor, methods, plan.max_new_tokens, asking)
-    run(
-        plan,
-        serve,
-        out,
-        rank=state.process_index,
-        world=state.num_processes,
-        wait=state.wait_for_everyone,
-    )
+    with resumable(out):
+        run(
+            plan,
+            serve,
+            out,
+            rank=state.process_index,
+            world=state.num_processes,
+            wait=state.wait_for_everyone,
+        )
     if state.is_main_process and as_json:
         print(
             json.dumps({"run": str(out), "methods": list(method), "photos": len(plan.image_ids())})

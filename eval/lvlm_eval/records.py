@@ -5,6 +5,7 @@ most one batch.
 from __future__ import annotations
 
 import bz2
+import contextlib
 import csv
 import gzip
 import io
@@ -203,11 +204,21 @@ def read_json(path: Path) -> Any:
 
 
 def append(path: Path, records: Iterable[Record]) -> None:
-    """Add one batch to a part file, in one write that is on disk when this returns."""
-    with path.open("a", encoding="utf-8") as file:
-        file.write("".join(dumps(record) + "\n" for record in records))
-        file.flush()
-        os.fsync(file.fileno())
+    """Add one batch to a part file, in one write that is on disk when this returns.
+
+    Raises:
+        DataError: it cannot be written (a full disk); what was there before stays.
+    """
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write("".join(dumps(record) + "\n" for record in records))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise DataError(
+            f"cannot write {path}: {error.strerror}; what is done stays, and the same command goes"
+            " on"
+        ) from error
 
 
 def write(path: Path, records: Iterable[Record]) -> None:
@@ -226,10 +237,15 @@ def dumps(record: Mapping[str, Any]) -> str:
 
 
 def _replace(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(text, encoding="utf-8")
+        os.replace(part, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+        raise DataError(f"cannot write {path}: {error.strerror}; it is as it was") from error
 
 
 def _text(path: Path) -> str:

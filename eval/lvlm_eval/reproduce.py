@@ -18,7 +18,7 @@ from lvlm_fix.errors import SettingError
 
 __all__ = ["app"]
 
-app = typer.Typer(help="Run a published table, and show its figures beside ours.")
+app = typer.Typer()
 SHOWN = {"chair": ("chair_s", "chair_i", "recall", "length"), "pope": ("f1", "yes_ratio")}
 
 

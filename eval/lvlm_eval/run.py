@@ -17,8 +17,8 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from itertools import groupby
@@ -34,7 +34,7 @@ from lvlm_eval.ended import Said
 from lvlm_eval.records import Record, append, dumps, finished, read_json, write, write_json
 from lvlm_fix.errors import DataError, SettingError
 
-__all__ = ["Plan", "Serve", "Task", "Texts", "draw", "run", "stem"]
+__all__ = ["Plan", "Serve", "Task", "Texts", "draw", "resumable", "run", "stem"]
 
 Task = Literal["chair", "pope"]
 Texts = Callable[[str], list[Said]]
@@ -217,6 +217,19 @@ def run(
                 )
         shutil.rmtree(parts)
     wait()
+
+
+@contextmanager
+def resumable(out: Path) -> Generator[None]:
+    """Ctrl-C within the block ends the process with status 130, and with how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print(
+            f"lvlm-fix: stopped; what is done stays in {out}, and the same command goes on",
+            file=sys.stderr,
+        )
+        raise SystemExit(130) from None
 
 
 def draw(

@@ -29,7 +29,7 @@ from lvlm_eval.options import (
     TruthFile,
 )
 from lvlm_eval.records import read, write_json
-from lvlm_eval.run import Plan, Serve, draw, run, stem
+from lvlm_eval.run import Plan, Serve, draw, resumable, run, stem
 from lvlm_eval.serve import methods_of, serving
 from lvlm_eval.stats import Array
 from lvlm_eval.tune import GOAL, Goal, Space, confirm, search, space_of
@@ -76,7 +76,8 @@ def tune_command(
         model_revision=revision_of(loaded),
     )  # fmt: skip
     serve = serving(loaded, processor, methods, max_new_tokens)
-    result = tuned(plan, serve, out, spaces, methods, captions=captions, minutes=minutes)
+    with resumable(out):
+        result = tuned(plan, serve, out, spaces, methods, captions=captions, minutes=minutes)
     winner = result["winner"]
     if winner is not None:
         name, _, settings = winner.partition(":")

@@ -38,7 +38,7 @@ class Signature:
         return Call(dict(zip(self.names, args, strict=False)) | dict(kwargs))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # one call is no other
 class Call:
     """The arguments of one forward, by the names they came with."""
 

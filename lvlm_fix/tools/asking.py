@@ -117,6 +117,8 @@ def objects(
     """Make a list of objects to ask about: the commonest nouns of captions.
 
     `--set guide.objects=@FILE` and `--set ask.objects=@FILE` take it.
+
+    Example: lvlm-fix ask objects captions_train2014.json --out words.txt --count 80
     """
     from lvlm_fix.objects.nouns import commonest
 

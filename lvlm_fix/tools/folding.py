@@ -13,7 +13,7 @@ from jaxtyping import Bool
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from lvlm_fix.errors import ModelError, SettingError
+from lvlm_fix.errors import DataError, ModelError, SettingError
 from lvlm_fix.families import family_of
 from lvlm_fix.methods import VHR
 from lvlm_fix.watches.heads import picked_by_table

@@ -8,6 +8,7 @@ import sys
 from typing import Any
 
 from lvlm_fix.method import Method
+from lvlm_fix.tools.costs import read_costs
 
 __all__ = ["listed"]
 
@@ -16,7 +17,8 @@ HEAD = re.compile(r"^(Needs|Departs) +(.*?)(?=^\S|\Z)", re.MULTILINE | re.DOTALL
 
 def listed(kind: type[Method]) -> dict[str, Any]:
     """`name`, `paper`, `edits` (places; "decoding"), `needs` and `departs` (sentences; empty where
-    the head of the method's file has none), `control`.
+    the head of the method's file has none), `control`, `cost_per_token` (`rows` and `operations`,
+    of those of the unmodified model; None where it was not counted).
     """
     head = inspect.getdoc(sys.modules[kind.__module__]) or ""
     said = {key.lower(): " ".join(text.split()) for key, text in HEAD.findall(head)}
@@ -27,4 +29,5 @@ def listed(kind: type[Method]) -> dict[str, Any]:
         "needs": said.get("needs", ""),
         "departs": said.get("departs", ""),
         "control": kind.control,
+        "cost_per_token": read_costs().get(kind.method_name()),
     }

@@ -10,7 +10,7 @@ From pairs of captions, it is the last row of prompt and right caption less that
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -124,7 +124,7 @@ def _states(model: PreTrainedModel, inputs: Any) -> Float[Tensor, "layers query 
 
 
 @contextmanager
-def _leaving(blocks: nn.ModuleList) -> Iterator[dict[int, Tensor]]:
+def _leaving(blocks: nn.ModuleList) -> Generator[dict[int, Tensor]]:
     found = dict[int, Tensor]()
 
     def keep(layer: int, _: nn.Module, args: tuple[Any, ...], output: Any) -> None:

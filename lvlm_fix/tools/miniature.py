@@ -11,8 +11,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
-from lvlm_fix.tools.miniature_config import FIRST, IMAGE, LAST, config_of
+from lvlm_fix.tools.miniature_config import config_of
 from lvlm_fix.tools.miniature_pixels import pixels_of
+from lvlm_fix.tools.miniature_sizes import FIRST, IMAGE, LAST
 
 __all__ = ["FAMILIES", "IMAGE", "inputs_for", "miniature", "model_of", "sample"]
 

@@ -15,13 +15,13 @@ PAGE = Path(__file__).parents[2] / "docs" / "families.md"
 WIDTH = 100  # columns
 INTRO = """# What works with which family
 
-Every image-text-to-text architecture of transformers {}, probed on tiny random-weight models by
-`python -m lvlm_fix.tools.probing`. A method works if neutral settings are bit-equal, acting
-settings change the logits without NaN, and a left-padded batch gives what its samples give one by
-one. The others are refused, with the reason below, could not be built here, or could not be
-determined (*?*). Random weights say that an edit arrives, not that it helps. *Rows*: the rows that
-edits recompute are the model's own. *Batch* and *cache* (decoding gives what one pass gives, under
-VAR) are given where they could be told.
+Every image-text-to-text architecture of transformers {},
+probed on tiny random-weight models by `python -m lvlm_fix.tools.probing`. A method works if neutral
+settings are bit-equal, acting settings change the logits without NaN, and a left-padded batch gives
+what its samples give one by one. The others are refused, with the reason below, could not be built
+here, or could not be determined (*?*). Random weights say that an edit arrives, not that it helps.
+*Rows*: the rows that edits recompute are the model's own. *Batch* and *cache* (decoding gives what
+one pass gives, under VAR) are given where they could be told.
 """
 
 

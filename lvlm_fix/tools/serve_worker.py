@@ -110,7 +110,9 @@ class Worker:
         """Write one token under every choice. Raises `ModelError` and its like."""
         photo = lf.open_image(sample_photos()[0])
         for choice in choices:
-            more = {} if choice.check is None else {"custom_generate": choice.check}
+            more: dict[str, Any] = {}
+            if choice.check is not None:
+                more["custom_generate"] = choice.check
             with lf.fix(self.model, choice.methods) if choice.methods else nullcontext():
                 lf.answer(
                     self.model, self.processor, [photo], ["Describe."], max_new_tokens=1, **more

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
@@ -24,8 +25,8 @@ class Steering(Watch["Float[Tensor, ' width']"]):
     vectors: Vectors
 
     def live(self, host: Host) -> _Live:
-        width = host.model.get_input_embeddings().weight.shape[1]
-        own = getattr(host.family.decoder.config, "hidden_size", width)
+        embeddings: Any = host.model.get_input_embeddings()
+        own = getattr(host.family.decoder.config, "hidden_size", embeddings.weight.shape[1])
         if self.vectors.width != own:
             raise DataError(
                 f"{self.vectors}: its vectors are {self.vectors.width} wide, the hidden states of "

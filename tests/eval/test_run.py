@@ -16,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lvlm_eval.compare import load
 from lvlm_eval.ended import Said
-from lvlm_eval.run import Serve, Texts, run
+from lvlm_eval.records import append, write
+from lvlm_eval.run import Serve, Texts, resumable, run
 
 from lvlm_fix import DataError, SettingError
 
@@ -250,3 +251,23 @@ def test_a_question_of_several_splits_is_asked_once_and_photos_stay_together(
     assert [
         len(batch) for batch in plan(task="pope", samples={"a": first}, batch_size=1).batches()
     ] == [1, 1, 1]
+
+
+def test_a_full_disk_is_one_error_and_what_was_written_stays(tmp_path: Path) -> None:
+    full = Path("/dev/full")
+    if not full.exists():
+        pytest.skip("this system has no device that is always full")
+    with pytest.raises(DataError, match=r"cannot write /dev/full: No space left on device; what"):
+        append(full, [{"image_id": 1}])
+    path = tmp_path / "folder"
+    (path / "inner").mkdir(parents=True)  # cannot be replaced by a file
+    with pytest.raises(DataError, match=r"cannot write .*folder.*it is as it was"):
+        write(path, [{"image_id": 1}])
+    assert [one.name for one in tmp_path.iterdir()] == ["folder"]
+
+
+def test_ctrl_c_says_how_to_go_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop, resumable(tmp_path):
+        raise KeyboardInterrupt
+    assert stop.value.code == 130
+    assert f"stays in {tmp_path}, and the same command goes on" in capsys.readouterr().err
