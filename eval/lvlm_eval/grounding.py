@@ -140,11 +140,15 @@ class _Judge:
         whole, within = Ranked(self.invented, values), Ranked(self.invented, values, self.bins)
         both, alone = Ranked(self.invented, pair), Ranked(self.invented, self.place)
         found: dict[str, object] = {}
+
+        def gain(weights: Array) -> float:
+            return both.auroc(weights) - alone.auroc(weights)
+
         for name, figure in (
             ("auroc", whole.auroc),
             ("average_precision", whole.average_precision),
             ("within_bins", within.auroc),
-            ("gain", lambda weights: both.auroc(weights) - alone.auroc(weights)),
+            ("gain", gain),
         ):
             found[name] = figure(np.ones_like(self.invented))
             found[f"{name}_ci"] = list(interval([figure(weights) for weights in self.drawn]))

@@ -6,6 +6,7 @@ import re
 import xml.etree.ElementTree as xml
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from lvlm_eval.names import Synonyms, node_names
 from lvlm_eval.records import DIGITS, Record, read
@@ -86,8 +87,9 @@ def read_records(path: Path, synonyms: Synonyms | None = None) -> dict[int, froz
 
 def _objects(record: Record, where: str) -> Iterator[str]:
     found = next((record[key] for key in OBJECTS if key in record), None)
-    names = found if isinstance(found, list) else [found]
-    if not all(isinstance(name, str) and name.strip() for name in names):
+    given: list[Any] = found if isinstance(found, list) else [found]  # pyright: ignore[reportUnknownVariableType]
+    names = [name for name in given if isinstance(name, str) and name.strip()]
+    if len(names) != len(given):
         raise DataError(
             f"{where} has the keys {', '.join(map(repr, list(record)[:6]))}; expected a photo "
             f"under one of {', '.join(IDS)}, and its object or objects under one of "

@@ -34,8 +34,11 @@ class Ranked:
 
     def by_value(self, weights: Array) -> tuple[Array, Array]:
         """Weight of positives and of negatives at each different value, lowest first."""
-        ups = np.bincount(self._place, weights * self.positive, len(self._start))
-        return ups, np.bincount(self._place, weights * (1 - self.positive), len(self._start))
+        ups, downs = (
+            np.bincount(self._place, weights * chosen, len(self._start)).astype(np.float64)
+            for chosen in (self.positive, 1 - self.positive)
+        )
+        return ups, downs
 
     def auroc(self, weights: Array) -> float:
         """Chance that a positive has a lower value than a negative; NaN without pairs."""

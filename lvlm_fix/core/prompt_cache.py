@@ -85,6 +85,7 @@ def settle(now: Pass, cache: Cache | None) -> None:
             kept = slice(keys.shape[2] - held.keys.shape[2], None)  # what a window holds
             held.keys, held.values = keys[:, :, kept], values[:, :, kept]
         elif type(held) is StaticLayer:
+            assert held.keys is not None and held.values is not None  # the prompt has passed
             held.keys[:, :, : keys.shape[2]].copy_(keys)
             held.values[:, :, : values.shape[2]].copy_(values)
         else:

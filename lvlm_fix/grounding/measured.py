@@ -114,6 +114,8 @@ def measure(
             "svar": svar(maps),
             "pas": pas(torch.stack([seen.written[i].cpu() for i in layers], 1)),
             "ic": internal_confidence([s[image.to(s.device)].to(on) for s in shown], head, ids),
-            "glsim": glsim(*(s.to(on) for s in shown[-2:]), head, rows.to(on), image.to(on), ids),
+            "glsim": glsim(
+                shown[-2].to(on), shown[-1].to(on), head, rows.to(on), image.to(on), ids
+            ),
         }
     return Measured(vhd, tokens, maps if looks else None)
