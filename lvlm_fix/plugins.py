@@ -36,6 +36,10 @@ class Methods(Mapping[str, type[Method]]):
     def __len__(self) -> int:
         return len(self._built_in) + len(self._others())
 
+    def ready(self) -> list[str]:
+        """Names of the methods that can act at their defaults: all that need no file of vectors."""
+        return [name for name, kind in self.items() if not hasattr(kind, "vectors")]
+
     def _others(self) -> dict[str, EntryPoint]:
         found: dict[str, EntryPoint] = {}
         for point in entry_points(group=GROUP):

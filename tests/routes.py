@@ -24,6 +24,7 @@ from transformers import CompileConfig
 from transformers.utils import logging
 
 import lvlm_fix as lf
+from lvlm_fix.core.passes import prompt_pass
 from lvlm_fix.tools.miniature import miniature
 
 logging.set_verbosity_error()
@@ -159,7 +160,9 @@ def devices() -> dict[str, list[tuple[str, str]]]:
                 assert text is not None
                 ids, width = inputs["input_ids"], inputs["input_ids"].shape[1]
                 now = (
-                    text._prompt(ids, 0, width) if prefill else text.advance(ids[:, :1], None, None)
+                    prompt_pass(text, ids, 0, width)
+                    if prefill
+                    else text.advance(ids[:, :1], None, None)
                 )
                 with FakeTensorMode(allow_non_fake_inputs=True) as mode:
                     places = [torch.device("pretended", int(layer > 2)) for layer in range(5)]

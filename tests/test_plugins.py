@@ -97,7 +97,7 @@ def test_a_method_of_another_package_is_found_when_asked_for(
         "name": "cfg", "paper": "arXiv 2306.17806", "edits": ["next_token_logits"],
         "needs": "A second branch without the image.",
         "departs": "The image, not the whole prompt, is what the second branch lacks (ours).",
-        "control": False,
+        "control": False, "cost_per_token": None,
     }  # fmt: skip
 
 

@@ -108,12 +108,12 @@ def build(engine: Engine, model: str = "tiny", free_model: bool = True) -> gr.Bl
                     DESCRIBE, label="Prompt", lines=2, max_lines=4, elem_id="prompt"
                 )
                 against = gr.Dropdown(
-                    list(lf.METHODS), value=[], multiselect=True, max_choices=case.CHOICES,
+                    lf.METHODS.ready(), value=[], multiselect=True, max_choices=case.CHOICES,
                     elem_id="against",
                     label="Left: methods, or none for the unmodified model",
                 )  # fmt: skip
                 methods = gr.Dropdown(
-                    list(lf.METHODS), value=["vhr"], multiselect=True, max_choices=case.CHOICES,
+                    lf.METHODS.ready(), value=["vhr"], multiselect=True, max_choices=case.CHOICES,
                     elem_id="methods",
                     label="Right: methods, in the order they act",
                 )  # fmt: skip
@@ -231,7 +231,7 @@ def build(engine: Engine, model: str = "tiny", free_model: bool = True) -> gr.Bl
                 stopping.set()
 
         def on_compare(request: gr.Request, *values: Any) -> Iterator[Any]:
-            names, stopping = ["none", *lf.METHODS], visitors.begin(request)
+            names, stopping = ["none", *lf.METHODS.ready()], visitors.begin(request)
             yield present.status("waiting for the model", busy=True), ""
             done: list[Told] = []
             try:

@@ -25,7 +25,8 @@ class Settings:
         self.groups: list[gr.Group] = []
         self.fields: list[tuple[str, str]] = []  # method and setting, one a control
         self.controls: list[Any] = []
-        for key, kind in lf.METHODS.items():
+        for key in lf.METHODS.ready():
+            kind = lf.METHODS[key]
             with gr.Group(visible=key in shown, elem_id=f"settings-{key}") as group:
                 gr.HTML(f"<p class=method><b>{key}</b> {kind.paper}</p>")
                 for name in present.adjustable(kind):
@@ -36,7 +37,7 @@ class Settings:
     def visible(self, *names: Sequence[str] | None) -> list[Any]:
         """Updates of the groups: shown are the methods that either side names."""
         chosen = {name for side in names for name in side or ()}
-        return [gr.update(visible=key in chosen) for key in lf.METHODS]
+        return [gr.update(visible=key in chosen) for key in lf.METHODS.ready()]
 
     def set_to(self, methods: Sequence[lf.Method]) -> list[Any]:
         """Updates of the controls: the settings of these methods, all others as they are."""

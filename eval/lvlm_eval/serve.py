@@ -24,7 +24,6 @@ from lvlm_fix.errors import SettingError
 from lvlm_fix.families import family_of
 from lvlm_fix.method import Method
 from lvlm_fix.models import end_tokens, prepare
-from lvlm_fix.vectors.steers import Steers
 from lvlm_fix.watches import ClsRows
 
 __all__ = ["asked_of", "expand", "methods_of", "seen_anew", "seen_once", "serving"]
@@ -41,9 +40,7 @@ def expand(specs: Sequence[str]) -> list[str]:
     out: list[str] = []
     for spec in specs:
         if spec == "all":
-            kinds = lf.METHODS.items()
-            own = (name for name, kind in kinds if name != CONTROL and not issubclass(kind, Steers))
-            out += ["none", *own]
+            out += ["none", *(name for name in lf.METHODS.ready() if name != CONTROL)]
             continue
         match = re.search(r"=(\d+)\.\.(\d+)(?=$|[,+])", spec)
         if match is None:

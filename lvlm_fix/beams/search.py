@@ -99,7 +99,7 @@ class Search:
             mine = slice(first, first + count)
             one = len(ids) == count
             own = grown if one else own_rows(grown, torch.arange(first, first + count))
-            found = self._sample(ids[mine], logits[mine], own, alone).best(wanted)
+            found = self._drawn(ids[mine], logits[mine], own, alone).best(wanted)
             rows, scores = rows + found[0], scores + found[1]
         width, fill = max(map(len, rows)), special_tokens(self.config)[0]
         new = torch.tensor([row + [fill] * (width - len(row)) for row in rows]).to(ids)
@@ -109,7 +109,7 @@ class Search:
         named: Any = {"sequences": out, "sequences_scores": torch.tensor(scores)}
         return GenerateBeamDecoderOnlyOutput(**named)
 
-    def _sample(self, ids: Tensor, logits: Tensor, given: dict[str, Any], alone: int) -> Beams:
+    def _drawn(self, ids: Tensor, logits: Tensor, given: dict[str, Any], alone: int) -> Beams:
         """The beams of one sample, when they have ended."""
         judge, cache = self.judge(), _cache(given)
         text = text_in(cache)

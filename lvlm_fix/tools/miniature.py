@@ -99,8 +99,9 @@ def _tokens(model: PreTrainedModel, pixels: dict[str, Tensor]) -> int:
     known = inspect.signature(ask).parameters
     with torch.no_grad():
         found: Any = ask(**{key: value for key, value in pixels.items() if key in known})
-    if "deepstack_features" in dir(found):  # one for each layer that it enters
-        found = found.deepstack_features[0][1]
+    entering = getattr(found, "deepstack_features", None) or ()
+    if entering and isinstance(entering[0][0], int):  # (layer, features): there are no others
+        found = entering[0][1]
     if not isinstance(found, (Tensor, list, tuple)):
         found = found.last_hidden_state if found.pooler_output is None else found.pooler_output
     parts = [found] if isinstance(found, Tensor) else list(found)

@@ -100,7 +100,7 @@ def test_a_run_gives_what_each_method_gives_alone(tiny, photos: list[Path], tmp_
 
 
 def test_ranges_and_settings_in_a_method() -> None:
-    apart = {"random-heads", "random-vector", "steer", "vti"}  # three need a file of vectors
+    apart = {"random-heads", "random-vector", "steer", "vti", "pti"}  # four need a file of vectors
     assert expand(["all"]) == ["none", *(name for name in lf.METHODS if name not in apart)]
     assert expand(["none", "random-heads:seed=8..10,strength=2", "vhr+random-heads:seed=0..1"]) == [
         "none",
