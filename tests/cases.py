@@ -55,7 +55,7 @@ CASES: dict[str, tuple[Any, Any]] = PROBES | {
     "vti": (lf.VTI(vectors=SOME, strength=0.0), lf.VTI(vectors=SOME)),
     "adaiat": (
         lf.AdaIAT(curves=CURVES, strength=0.0),
-        lf.AdaIAT(curves=CURVES, level=9.0),
+        lf.AdaIAT(curves=CURVES, level=99.0),
     ),
     "iat": (lf.IAT(strength=0.0), lf.IAT()),
     "pti": (lf.PTI(vectors=SHIFTS, keys=0.0, values=0.0), lf.PTI(vectors=SHIFTS)),

@@ -157,6 +157,7 @@ def test_methods_and_families_as_json(lvlm: Any) -> None:
     assert {value for row in found for value in row["methods"].values()} <= {
         "works",
         "refused",
+        "unbuilt",
         "unknown",
     }
 

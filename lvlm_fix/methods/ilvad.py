@@ -80,4 +80,5 @@ class ILVAD(Method):
         on_words = where(found.behind[:, None, None], weights, 0.0).sum(-1)
         factor = where(found.scored, found.words + self.words, 1.0)[:, None, None]
         raised = where(half(on_words)[..., None], raised * factor, raised)
-        return raised / raised.sum(-1, keepdim=True).clamp_min(1e-8)
+        touched = (raised != weights).any(-1, keepdim=True)  # other rows keep their last bits
+        return where(touched, raised / raised.sum(-1, keepdim=True).clamp_min(1e-8), weights)
