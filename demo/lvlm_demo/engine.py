@@ -234,18 +234,23 @@ class Engine:
                         readers.append(processor)
                         options = OPTIONS | {
                             "max_new_tokens": asked.tokens,
-                            "streamer": line,
                             "stopping_criteria": StoppingCriteriaList(
                                 [_Stopped(stop, lambda: heard[0])]
                             ),
                         }
+                        decodes = any(method.decoding(1) for method in asked.methods)
+                        if not decodes:  # beams have no words to show until they end
+                            options["streamer"] = line
                         inputs = prepare(model, processor, [photo], [asked.prompt])
                         with torch.no_grad():
                             if not asked.methods:
                                 model.generate(**inputs, **options)
                             else:
                                 with lf.fix(model, asked.methods) as handle:
-                                    model.generate(**inputs, **options)
+                                    found = model.generate(**inputs, **options)
+                                    if decodes:
+                                        line.put(inputs["input_ids"])
+                                        line.put(found[:, inputs["input_ids"].shape[1] :])
                                     reports = handle.report()
                                 note[0] = "; ".join(
                                     f"{one.method}: {one.note}" for one in reports if one.note
