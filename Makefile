@@ -32,7 +32,7 @@ demo: install .venv/demo ## the page, on http://127.0.0.1:7860
 	$(BIN)/lvlm-fix demo
 
 test: .venv/tested ## what CI runs
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
 
 test-matrix: .venv/tested ## the contract on the oldest and the newest transformers of the range
 	tests/matrix.sh

@@ -25,7 +25,7 @@ for release in "${releases[@]}"; do
     some=()
     [ "$release" != "$few" ] || some=(-k "llava or situations or texts or private or export or stock")
     OMP_NUM_THREADS=1 PYTHONPATH=$PWD:$PWD/eval:$PWD/demo "$home/bin/python" -m pytest \
-        -p no:cacheprovider -n 2 --dist worksteal "${some[@]}" \
+        -p no:cacheprovider -n 2 --dist loadgroup "${some[@]}" \
         tests/test_contract.py tests/test_situations.py tests/test_next_token.py \
         tests/test_literal.py tests/test_texts.py tests/test_private.py tests/test_export.py \
         tests/methods/test_opera.py

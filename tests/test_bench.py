@@ -22,6 +22,8 @@ from lvlm_fix.tools.miniature import miniature
 
 VAR = lf.VAR(threshold=1.4, ratio=0.1, image_share=0.1)
 
+pytestmark = pytest.mark.xdist_group("bench")  # they share what takes long
+
 
 @pytest.fixture(scope="module")
 def smallest() -> Subject:

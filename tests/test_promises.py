@@ -21,6 +21,8 @@ NEUTRAL, ACTS, BATCH, CACHE, RESTORED, COST = (
     "a batch is its samples one by one", "cached is uncached", "restored afterwards", "cost",
 )  # fmt: skip
 
+pytestmark = pytest.mark.xdist_group("promises")  # they share what takes long
+
 
 @pytest.fixture(scope="module")
 def smallest() -> Subject:

@@ -52,6 +52,8 @@ from lvlm_fix.tools.cli import main
 main()
 """
 
+pytestmark = pytest.mark.xdist_group("serve")  # they share what takes long
+
 
 @dataclass
 class Running:

@@ -31,6 +31,7 @@ OPEN = "#open-case input[type=file], input[accept='.html']"
 WAIT = 60_000  # milliseconds; on an idle machine nothing here takes more than a few seconds
 
 pytestmark = [
+    pytest.mark.xdist_group("page"),  # one page goes through all of it
     pytest.mark.skipif(
         CHROMIUM is None, reason="needs Debian's chromium (apt-get install chromium)"
     ),
@@ -264,8 +265,7 @@ def test_axe_finds_nothing_serious_on_a_phone(
 
 def test_stop_stops(page: Any, server: tuple[str, int], photos: list[Path]) -> None:
     longest(page, 256)
-    page.click("#describe")
-    page.wait_for_selector("#before .text p:not(.empty)")
+    press(page, "#describe", "#status .busy")  # the last test's text may still be shown
     page.click("#stop")
     page.wait_for_selector("#status:has-text('Stopped')")
     assert comes_to_rest(server[1])
