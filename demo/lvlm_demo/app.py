@@ -215,6 +215,8 @@ def build(engine: Engine, model: str = "tiny", free_model: bool = True) -> gr.Bl
                     going = bool(doing) and doing != "Stopped"
                     texts = _texts(sides, shade, going)
                     yield present.status(doing, busy=going), *names, *texts, *blank
+                if doing == "Stopped":
+                    return  # half a case is not kept
                 opened, texts = open_photo(asked.photo), _texts(sides, shade, False)
                 file = gr.update(
                     value=_cached(case.page(case.of(asked, opened, sides)).encode(), "case.html"),
