@@ -225,7 +225,7 @@ def test_two_methods_stand_side_by_side_and_the_case_goes_through_a_file(
 def test_a_question_is_answered_twice(page: Any, photos: list[Path]) -> None:
     page.click("button[role=tab]:has-text('Yes or no')")
     page.fill("#question textarea, #question input", "Is there a cup in the image?")
-    page.click("#ask")
+    press(page, "#ask", "#status-ask .busy")
     page.wait_for_selector("#answers .answer >> nth=1")
     page.wait_for_selector("#status-ask .busy", state="detached")
     for answer in page.locator("#answers .big").all_inner_texts():
