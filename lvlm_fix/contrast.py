@@ -1,16 +1,20 @@
 """What contrast methods share: the contrast of two branches' next-token logits, how far they are
-apart, and which tokens stay plausible.
+apart, which tokens stay plausible, and the method that is nothing but a contrast.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-__all__ = ["contrasted", "divergence", "plausible", "refined"]
+from lvlm_fix.method import AtToken, Method, Watch, setting
+
+__all__ = ["Contrast", "contrasted", "divergence", "plausible", "refined"]
 
 
 def plausible(
@@ -55,3 +59,28 @@ def divergence(
     """Jensen-Shannon divergence of two distributions given as log-probabilities, in nats."""
     middle = torch.logaddexp(one, other) - torch.log(torch.tensor(2.0))
     return 0.5 * ((one.exp() * (one - middle)).sum(-1) + (other.exp() * (other - middle)).sum(-1))
+
+
+@dataclass(frozen=True)
+class Contrast(Method):
+    """Base of the methods that contrast the next token with one branch: `(1+α)·l − α·l'` over the
+    tokens with `l ≥ log β + max l`.
+    """
+
+    strength: float = setting(1.0, "contrast α, unitless; 0 does not contrast", "paper", low=0)
+    plausible: float = setting(
+        0.1, "least share β of the likeliest token's probability, 0 to 1", "paper", low=0, high=1
+    )
+
+    def branch(self) -> Watch[Any]:
+        """The second branch, whose logits are l'."""
+        raise NotImplementedError
+
+    def watches(self, layers: int) -> tuple[Watch[Any], ...]:
+        return (self.branch(),) if self.strength else ()
+
+    def next_token_logits(
+        self, logits: Float[Tensor, "batch vocabulary"], at: AtToken
+    ) -> Float[Tensor, "batch vocabulary"]:
+        other = at[self.branch()] if self.strength else logits
+        return contrasted(logits.float(), other.float(), self.strength, self.plausible)

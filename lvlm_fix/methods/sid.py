@@ -15,27 +15,21 @@ Cost     A second pass per token; its attention from layer 2 on is computed in p
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from jaxtyping import Float
-from torch import Tensor
-
-from lvlm_fix.contrast import contrasted
-from lvlm_fix.method import AtToken, Method, Watch, setting
+from lvlm_fix.contrast import Contrast
+from lvlm_fix.method import setting
 from lvlm_fix.watches import Branch, LeastSeen
 
 __all__ = ["SID"]
 
 
 @dataclass(frozen=True)
-class SID(Method):
+class SID(Contrast):
     """`(1+α)·l − α·l'` over the tokens with `l ≥ log β + max l`; l' of the branch."""
 
     strength: float = setting(
         0.5, "contrast α, unitless; 0 does not contrast", "authors' code", low=0
-    )
-    plausible: float = setting(
-        0.1, "least share β of the likeliest token's probability, 0 to 1", "paper", low=0, high=1
     )
     share: float = setting(
         50 / 576,
@@ -50,12 +44,3 @@ class SID(Method):
     def branch(self) -> Branch:
         """The second branch."""
         return Branch(LeastSeen(self.share))
-
-    def watches(self, layers: int) -> tuple[Watch[Any], ...]:
-        return (self.branch(),) if self.strength else ()
-
-    def next_token_logits(
-        self, logits: Float[Tensor, "batch vocabulary"], at: AtToken
-    ) -> Float[Tensor, "batch vocabulary"]:
-        other = at[self.branch()] if self.strength else logits
-        return contrasted(logits.float(), other.float(), self.strength, self.plausible)

@@ -12,26 +12,19 @@ Departs  The noise comes from a seed and is the same for every photo of a size, 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from jaxtyping import Float
-from torch import Tensor
-
-from lvlm_fix.contrast import contrasted
-from lvlm_fix.method import AtToken, Method, Watch, setting
+from lvlm_fix.contrast import Contrast
+from lvlm_fix.method import setting
 from lvlm_fix.watches import Branch, NoisedImage
 
 __all__ = ["VCD"]
 
 
 @dataclass(frozen=True)
-class VCD(Method):
+class VCD(Contrast):
     """`(1+α)·l(image) − α·l(noised image)` over the tokens with `l ≥ log β + max l`."""
 
-    strength: float = setting(1.0, "contrast α, unitless; 0 does not contrast", "paper", low=0)
-    plausible: float = setting(
-        0.1, "least share β of the likeliest token's probability, 0 to 1", "paper", low=0, high=1
-    )
     step: int = setting(500, "diffusion steps of noise, of 1000", "paper", low=0, high=999)
     seed: int = setting(0, "seed of the noise", "ours", low=0)
 
@@ -40,12 +33,3 @@ class VCD(Method):
     def branch(self) -> Branch:
         """The second branch."""
         return Branch(NoisedImage(self.step, self.seed))
-
-    def watches(self, layers: int) -> tuple[Watch[Any], ...]:
-        return (self.branch(),) if self.strength else ()
-
-    def next_token_logits(
-        self, logits: Float[Tensor, "batch vocabulary"], at: AtToken
-    ) -> Float[Tensor, "batch vocabulary"]:
-        other = at[self.branch()] if self.strength else logits
-        return contrasted(logits.float(), other.float(), self.strength, self.plausible)
