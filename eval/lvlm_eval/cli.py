@@ -5,17 +5,13 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
-import torch
 import typer
-from accelerate import PartialState
 from rich.console import Console
 from rich.table import Table
 
-import lvlm_fix as lf
 from lvlm_eval import chair, pope
 from lvlm_eval.check import CAPTION_IDS, CAPTIONS, check
 from lvlm_eval.coco import choose, read_ids, truth_of
@@ -40,12 +36,12 @@ from lvlm_eval.options import (
 )
 from lvlm_eval.records import by_id, read, write
 from lvlm_eval.report import COUNTS, cell, render
-from lvlm_eval.run import Plan, Task, draw, resumable, run
-from lvlm_eval.serve import asked_of, expand, methods_of, serving
+from lvlm_eval.run import Plan, Task, draw
+from lvlm_eval.serve import carry_out, expand
 from lvlm_eval.table import table
 from lvlm_eval.tuning import tune_command
 from lvlm_fix.errors import SettingError
-from lvlm_fix.models import DESCRIBE, revision_of
+from lvlm_fix.models import DESCRIBE
 from lvlm_fix.objects.extract import Dialect
 from lvlm_fix.tools.cli import settings_of
 
@@ -238,10 +234,6 @@ def run_command(
     if ask:
         method += [f"{spec}+ask:use={ask}" for spec in method]
     settings = _settings(set_ or [], method)
-    methods = {
-        spec: methods_of(spec, settings) for spec in method
-    }  # refused before the model is loaded
-    asking = {spec: asked_of(spec, settings) for spec in method}
     plan = Plan(
         task="chair" if task == "chair" else "pope",
         model=model,
@@ -255,22 +247,7 @@ def run_command(
         max_new_tokens=max_new_tokens or (128 if task == "chair" else 8),
         seed=seed,
     )
-    state = PartialState(
-        cpu=not torch.cuda.is_available()
-    )  # else processes on CPUs miss each other
-    loaded, processor = lf.load(model, revision=revision, device=str(state.device))
-    plan = replace(plan, model_revision=revision_of(loaded))
-    serve = serving(loaded, processor, methods, plan.max_new_tokens, asking)
-    with resumable(out):
-        run(
-            plan,
-            serve,
-            out,
-            rank=state.process_index,
-            world=state.num_processes,
-            wait=state.wait_for_everyone,
-        )
-    if state.is_main_process and as_json:
+    if carry_out(plan, out, revision) and as_json:
         print(
             json.dumps({"run": str(out), "methods": list(method), "photos": len(plan.image_ids())})
         )

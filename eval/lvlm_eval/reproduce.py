@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -107,16 +106,12 @@ def _run(
     batch_size: int,
 ) -> Any:
     """The finished run of a table."""
-    import torch
-
-    import lvlm_fix as lf
     from lvlm_eval.compare import load
     from lvlm_eval.fetch import fetch_annotations, fetch_photos, fetch_questions, val2014
     from lvlm_eval.pope import read_questions
     from lvlm_eval.records import write_json
-    from lvlm_eval.run import Plan, draw, run
-    from lvlm_eval.serve import asked_of, methods_of, serving
-    from lvlm_fix.models import revision_of
+    from lvlm_eval.run import Plan, draw
+    from lvlm_eval.serve import carry_out
 
     out.mkdir(parents=True, exist_ok=True)
     questions: list[Path] = []
@@ -139,21 +134,13 @@ def _run(
     samples, photos, known = draw(
         wanted.task, data, images, truth, questions, ids, wanted.split, limit, 0
     )
-    methods = {spec: methods_of(spec, {}) for spec in wanted.rows}
-    asking = {spec: asked_of(spec, {}) for spec in wanted.rows}
     plan = Plan(
         task="chair" if wanted.task == "chair" else "pope",
         model=wanted.model, methods=tuple(wanted.rows), samples=samples, photos=photos,
         truth=known, prompt=wanted.prompt if wanted.task == "chair" else "",
         batch_size=batch_size, max_new_tokens=wanted.max_new_tokens, seed=0,
     )  # fmt: skip
-    model, processor = lf.load(
-        wanted.model,
-        revision=wanted.revision,
-        device="cuda" if torch.cuda.is_available() else "cpu",
-    )
-    plan = replace(plan, model_revision=revision_of(model))
-    run(plan, serving(model, processor, methods, plan.max_new_tokens, asking), out)
+    carry_out(plan, out, wanted.revision)
     return load(out)
 
 

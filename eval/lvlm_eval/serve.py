@@ -11,22 +11,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from torch import Tensor
 from transformers import PreTrainedModel, ProcessorMixin
 
 import lvlm_fix as lf
 from lvlm_eval.compare import CONTROL
 from lvlm_eval.ended import Said
-from lvlm_eval.run import Serve, Texts
+from lvlm_eval.run import Plan, Serve, Texts, resumable, run
 from lvlm_fix.ask.asked import Asked, asked_by
 from lvlm_fix.core.at import closure
 from lvlm_fix.errors import SettingError
 from lvlm_fix.families import family_of
 from lvlm_fix.method import Method
-from lvlm_fix.models import end_tokens, prepare
+from lvlm_fix.models import end_tokens, prepare, revision_of
 from lvlm_fix.watches import ClsRows
 
-__all__ = ["asked_of", "expand", "methods_of", "seen_anew", "seen_once", "serving"]
+__all__ = [
+    "asked_of", "carry_out", "expand", "methods_of", "seen_anew", "seen_once", "serving",
+]  # fmt: skip
 
 
 ASK = "ask"
@@ -138,6 +141,32 @@ def serving(
             yield texts
 
     return serve
+
+
+def carry_out(plan: Plan, out: Path, revision: str | None = None) -> bool:
+    """Load a plan's model and do what is left of the plan in folder `out`, this process its share;
+    whether it is the process that tells of it.
+
+    Raises what `run` raises, and `SettingError` for a method that cannot be, before the model is
+    loaded.
+    """
+    methods = {spec: methods_of(spec, plan.settings) for spec in plan.methods}
+    asking = {spec: asked_of(spec, plan.settings) for spec in plan.methods}
+    state = PartialState(
+        cpu=not torch.cuda.is_available()
+    )  # else processes on CPUs miss each other
+    model, processor = lf.load(plan.model, revision=revision, device=str(state.device))
+    plan = dataclasses.replace(plan, model_revision=revision_of(model))
+    with resumable(out):
+        run(
+            plan,
+            serving(model, processor, methods, plan.max_new_tokens, asking),
+            out,
+            rank=state.process_index,
+            world=state.num_processes,
+            wait=state.wait_for_everyone,
+        )
+    return state.is_main_process
 
 
 @contextmanager
