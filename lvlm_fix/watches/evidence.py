@@ -15,6 +15,7 @@ from lvlm_fix.core.at import AtLayer, Host, Live, Watch, kept
 from lvlm_fix.core.text import Pass, State, Text, wide
 from lvlm_fix.errors import InputError
 from lvlm_fix.watches.image_map import ImageMap
+from lvlm_fix.watches.own_pass import check_one_token
 
 __all__ = ["Evidence", "Supported", "half"]
 
@@ -114,11 +115,9 @@ class _Live(Live[Supported]):
         self._image, self._layers, self._shifted = watch.image, set(watch.layers), watch.shifted
 
     def begin(self, now: Pass) -> None:
-        if now.count > max(1, now.prompt_rows):
-            raise InputError(
-                "each word is weighed by what the word before it looked at in all layers: one word "
-                "a pass, so leave use_cache on, and drafts off"
-            )
+        check_one_token(
+            now, "each word is weighed by what the word before it looked at in all layers: one word"
+        )
         if now.prompt_rows:
             self._prompt(now)
         state = self._of(now.text)

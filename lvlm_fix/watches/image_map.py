@@ -15,7 +15,7 @@ from lvlm_fix.core.attention import Attend
 from lvlm_fix.core.call import Signature, cache_in
 from lvlm_fix.core.rows import check_rows, row_logits, row_options
 from lvlm_fix.core.text import Pass, State, wide
-from lvlm_fix.errors import InputError, ModelError
+from lvlm_fix.watches.own_pass import check_photos, check_sees_images
 
 __all__ = ["ImageMap", "brought_up"]
 
@@ -47,11 +47,7 @@ class ImageMap(Watch[Float[Tensor, "batch key"]]):
     factor: float = 5.0
 
     def live(self, host: Host) -> _Live:
-        if host.family.runs is not host.model:
-            raise ModelError(
-                f"{type(host.model).__name__}: its language model generates alone; no pass of its "
-                "own sees an image"
-            )
+        check_sees_images(host)
         return _Live(self, host)
 
 
@@ -86,11 +82,8 @@ class _Live(Live[Float[Tensor, "batch key"]]):
             kept(now.text, self.watch, _State).image = torch.stack(
                 [self._of(one, shown) for one, shown in zip(levels, now.text.image, strict=True)]
             )
-        elif now.prompt_rows and now.text.shown[:, now.start :].any():
-            raise InputError(
-                "a photo came behind the first answer, and what the model looks at is known of "
-                "those before it: pass the whole conversation at once"
-            )
+        else:
+            check_photos(now, "what the model looks at")
 
     def _of(
         self, levels: Float[Tensor, "layers columns"], shown: Tensor

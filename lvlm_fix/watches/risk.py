@@ -13,7 +13,7 @@ from torch import Tensor
 from lvlm_fix.core.at import AtLayer, Host, Live, Watch, kept
 from lvlm_fix.core.call import Signature
 from lvlm_fix.core.text import Pass, State, wide
-from lvlm_fix.errors import InputError, ModelError
+from lvlm_fix.watches.own_pass import check_one_token, check_photos, check_sees_images
 
 __all__ = ["Risk", "risk_of"]
 
@@ -45,11 +45,7 @@ class Risk(Watch[Float[Tensor, " batch"]]):
     scale: float = 0.5  # what counts as a risk of 1
 
     def live(self, host: Host) -> _Live:
-        if host.family.runs is not host.model:
-            raise ModelError(
-                f"{type(host.model).__name__}: its language model generates alone; no pass of its "
-                "own sees an image"
-            )
+        check_sees_images(host)
         return _Live(self, host)
 
 
@@ -76,19 +72,12 @@ class _Live(Live[Float[Tensor, " batch"]]):
         self._names = Signature(host.model).names
 
     def begin(self, now: Pass) -> None:
-        if now.count > max(1, now.prompt_rows):
-            raise InputError(
-                "a row's edit depends on the token before it: one token a pass, so leave use_cache "
-                "on, and drafts off"
-            )
+        check_one_token(now, "a row's edit depends on the token before it: one token")
         if now.begins:
             risks = torch.zeros(now.text.image.shape, device=now.text.device)
             now.text.kept[self.watch] = _State(self._grounded(now), risks)
-        elif now.prompt_rows and now.text.shown[:, now.start :].any():
-            raise InputError(
-                "a photo came behind the first answer, and what the image speaks of is known of "
-                "those before it: pass the whole conversation at once"
-            )
+        else:
+            check_photos(now, "what the image speaks of")
 
     @torch.no_grad()
     def _grounded(self, now: Pass) -> Float[Tensor, "batch vocabulary"]:
