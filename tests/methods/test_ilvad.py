@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from beams import scores_are_those_of_the_texts
 from torch import Tensor
 from transformers.models.llama import modeling_llama
 
@@ -186,19 +187,4 @@ def test_drafts_and_passes_without_cache_are_refused() -> None:
 @pytest.mark.parametrize("shifted", [True, False])
 @torch.no_grad()
 def test_evidence_follows_beams(shifted: bool) -> None:
-    """The score of every beam is that of its text, written token by token."""
-    model, inputs = miniature("llava", samples=1)
-    options = GREEDY | {"num_beams": 3, "num_return_sequences": 3, "output_scores": True}
-    with lf.fix(model, lf.ILVAD(**MILD, shifted=shifted)):
-        out = model.generate(**inputs, **options)
-        width = inputs["input_ids"].shape[1]
-        for sequence, score in zip(out.sequences, out.sequences_scores, strict=True):
-            answer, total = sequence[width:].tolist(), 0.0
-
-            def forced(_: int, ids: Tensor, answer: list[int] = answer) -> list[int]:
-                return [answer[min(len(ids) - width, STEPS - 1)]]
-
-            alone = model.generate(**inputs, **GREEDY, prefix_allowed_tokens_fn=forced)
-            for token, logits in zip(answer, alone.logits, strict=True):
-                total += float(logits[0].log_softmax(-1)[token])
-            assert float(score) == pytest.approx(total / STEPS, abs=1e-4)
+    scores_are_those_of_the_texts(lf.ILVAD(**MILD, shifted=shifted), GREEDY)
