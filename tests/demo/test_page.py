@@ -28,7 +28,7 @@ from lvlm_fix.methods import METHODS
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 ARTEFACTS = Path(__file__).parents[1] / "artefacts"
 OPEN = "#open-case input[type=file], input[accept='.html']"
-WAIT = 60_000  # milliseconds; on an idle machine nothing here takes more than a few seconds
+WAIT = 240_000  # milliseconds; on an idle machine nothing here takes more than half a minute
 
 pytestmark = [
     pytest.mark.xdist_group("page"),  # one page goes through all of it
@@ -78,9 +78,16 @@ def opened(browser: Any, server: tuple[str, int], **options: Any) -> Any:
 
 
 @pytest.fixture(scope="module")
-def page(browser: Any, server: tuple[str, int]) -> Any:
+def shared(browser: Any, server: tuple[str, int]) -> Any:
     """One page for all tests that need none of their own."""
     return opened(browser, server)
+
+
+@pytest.fixture
+def page(shared: Any) -> Any:
+    """The shared page on its first tab, whatever the last test left."""
+    shared.click("button[role=tab]:has-text('Side by side')")
+    return shared
 
 
 def upload(page: Any, path: Path) -> None:
@@ -235,7 +242,6 @@ def test_a_question_is_answered_twice(page: Any, photos: list[Path]) -> None:
     for answer in page.locator("#answers .big").all_inner_texts():
         assert re.match(r"(?i)(yes|no)\b", answer)
     page.screenshot(path=ARTEFACTS / "yes-or-no.png", full_page=True)
-    page.click("button[role=tab]:has-text('Side by side')")
 
 
 def test_all_methods_are_compared_side_by_side(page: Any) -> None:
@@ -247,7 +253,6 @@ def test_all_methods_are_compared_side_by_side(page: Any) -> None:
     )
     assert page.locator("#cards .card h3").all_inner_texts() == ["none", *METHODS.ready()]
     page.screenshot(path=ARTEFACTS / "all-methods.png", full_page=True)
-    page.click("button[role=tab]:has-text('Side by side')")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
