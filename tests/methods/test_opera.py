@@ -163,6 +163,11 @@ def test_what_it_cannot_serve_is_refused() -> None:
         model.generation_config)), wanted)  # fmt: skip
     with pytest.raises(lf.SettingError, match="opera and opera"):
         lf.fix(model, [lf.OPERA(), lf.OPERA(beams=2)])
+    bound = model.generate
+    with lf.fix(model, lf.OPERA()), pytest.raises(lf.InputError, match="within the block"):
+        bound(**inputs, do_sample=False, max_new_tokens=4)  # of before: it knows no method
+    with lf.fix(model, lf.OPERA()):
+        assert model(**inputs).logits.isfinite().all()  # a prompt is no decoding
     assert "generate" not in model.__dict__
 
 
