@@ -304,11 +304,23 @@ def compare_command(
                 _table(
                     f"{title} {name.replace('_', ' ')}, points, p after Holm".strip(), part[name]
                 )
+        if "auc" in part:
+            _aucs(f"{title} AUC of Yes against No, p after Holm".strip(), part["auc"])
         if part["control"]:
             _table(
                 f"{title} in the mean [least, greatest] of its control, p by rank".strip(),
                 part["control"],
             )
+
+
+def _aucs(title: str, found: Mapping[str, Any]) -> None:
+    table = Table("", "AUC", "points against the unmodified model", title=title)
+    for method, row in found.items():
+        change = row.get("difference")
+        said = "" if change is None else f"{cell('auc', change['difference'], change['ci'])}"
+        said += f" p {change['p_holm']:.3f}" if change else ""
+        table.add_row(method, cell("auc", row["value"], row["ci"]), said)
+    Console().print(table)
 
 
 def _compared(

@@ -14,6 +14,7 @@ from lvlm_eval.fair import distances, is_control, length_adjusted
 from lvlm_eval.records import Record, by_id, read, read_json
 from lvlm_eval.run import stem
 from lvlm_eval.stats import Array, Figures, holm, paired
+from lvlm_eval.yes_no import aucs, odds_in
 from lvlm_fix.errors import DataError
 from lvlm_fix.objects.extract import Dialect
 
@@ -34,6 +35,9 @@ class Run:
     captions: Mapping[str, Mapping[int, str]]
     questions: Mapping[str, Mapping[int, pope.Question]]
     answers: Mapping[str, Mapping[str, Mapping[int, str]]]
+    odds: Mapping[str, Mapping[str, list[float] | None]]
+    """By split and method: log-odds of Yes against No, in the order of the questions; None: not
+    recorded."""
     cut: Mapping[str, Mapping[str, int | None]]
     """By split ("" for captions) and method: texts cut at the token limit; None: not recorded."""
 
@@ -58,6 +62,16 @@ class Run:
         splits = self.cut.values() if split is None else [self.cut[split]]
         counts = [counts[method] for counts in splits]
         return None if None in counts else sum(filter(None, counts))
+
+    def odds_of(self, split: str | None = None) -> dict[str, list[float]]:
+        """Log-odds of a split, or of all one after another, of the methods that recorded them."""
+        parts = list(self.odds.values()) if split is None else [self.odds[split]]
+        found = {method: [part[method] for part in parts] for method in self.methods}
+        return {
+            method: [one for odds in known for one in odds]
+            for method, each in found.items()
+            if len(known := [odds for odds in each if odds is not None]) == len(each)
+        }
 
     def truth(self) -> dict[int, frozenset[str]]:
         """The objects of every photo of the run."""
@@ -84,6 +98,7 @@ def load(folder: Path) -> Run:
     captions: dict[str, dict[int, str]] = {}
     questions: dict[str, dict[int, pope.Question]] = {}
     answers: dict[str, dict[str, dict[int, str]]] = {}
+    odds: dict[str, dict[str, list[float] | None]] = {}
     cut: dict[str, dict[str, int | None]] = {split: {} for split in record["samples"]}
     for method in record["methods"]:
         if record["task"] == "chair":
@@ -97,9 +112,11 @@ def load(folder: Path) -> Run:
             questions.setdefault(split, pope.read_questions(folder / f"questions.{split}.jsonl"))
             path = _finished(folder / f"{stem(method)}.{split}.jsonl")
             answers.setdefault(split, {})[method] = pope.read_answers(path)
-            cut[split][method] = cut_in(read(path), path)
+            records = read(path)
+            cut[split][method] = cut_in(records, path)
+            odds.setdefault(split, {})[method] = odds_in(records)
             _same(path, list(answers[split][method]), list(questions[split]))
-    return Run(folder, record, captions, questions, answers, cut)
+    return Run(folder, record, captions, questions, answers, odds, cut)
 
 
 def compare(
@@ -142,6 +159,7 @@ def compare(
         return out | (_fair(run, rows, dialect, seed) if fair else {})
     out["splits"] = {}
     for split, (asked, answers) in _together(run).items():
+        odds = run.odds_of(split)
         counts = {method: pope.columns(asked, answers[method], rule) for method in run.methods}
         pairs = {method: (counts[method], counts[BASE]) for method in others}
         part = {
@@ -152,6 +170,8 @@ def compare(
             "differences": _differences(pairs, pope.figures, seed),
         }
         part |= {"control": control(part["methods"])}
+        if BASE in odds:
+            part["auc"] = _corrected(aucs(asked, odds, BASE, seed), others)
         out |= part if split is None else {"splits": out["splits"] | {split: part}}
     return out
 
@@ -180,7 +200,7 @@ def of_captions(
         "task": "chair", "model": model, "methods": list(captions), "image_ids": ids,
         "objects": objects,
     }  # fmt: skip
-    return Run(Path(), record, ordered, {}, {}, {"": cut})
+    return Run(Path(), record, ordered, {}, {}, {}, {"": cut})
 
 
 def _fair(run: Run, rows: Mapping[str, Array], dialect: Dialect, seed: int) -> dict[str, Any]:
@@ -304,6 +324,18 @@ def _differences(
                 "p_holm": corrected[method],
             }
     return out
+
+
+def _corrected(found: dict[str, Any], methods: Iterable[str]) -> dict[str, Any]:
+    """With Holm's p over `methods`; other differences, those of draws, are left out."""
+    told = {name: found[name]["difference"] for name in methods if name in found}
+    corrected = holm({name: difference["p"] for name, difference in told.items()})
+    for name, row in found.items():
+        if name in told:
+            row["difference"]["p_holm"] = corrected[name]
+        else:
+            row.pop("difference", None)
+    return found
 
 
 def _matched(run: Run, method: str, dialect: Dialect) -> tuple[Array, Array]:

@@ -20,6 +20,8 @@ class Said(NamedTuple):
 
     text: str
     ended: Ended
+    log_odds: float | None = None
+    """Of Yes against No where the text answers such a question, natural."""
 
 
 def is_cut(record: Record) -> bool:

@@ -335,6 +335,7 @@ def _result(record: Record, said: Said) -> Record:
         "image_id": record["image_id"],
         "text" if kind else "caption": said.text,
         "ended": said.ended,
+        **({} if said.log_odds is None else {"log_odds": said.log_odds}),
     }
 
 

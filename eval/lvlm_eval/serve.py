@@ -19,6 +19,7 @@ import lvlm_fix as lf
 from lvlm_eval.compare import CONTROLS
 from lvlm_eval.ended import Said
 from lvlm_eval.run import Plan, Serve, Texts, resumable, run
+from lvlm_eval.yes_no import odds_of
 from lvlm_fix.ask.asked import Asked, asked_by
 from lvlm_fix.core.at import closure
 from lvlm_fix.errors import SettingError
@@ -100,20 +101,22 @@ def serving(
     methods: Mapping[str, tuple[Method, ...]],
     max_new_tokens: int,
     asked: Mapping[str, Asked | None] | None = None,
+    *,
+    yes_no: bool = False,
 ) -> Serve:
     """Greedy texts of a model under the methods that `methods` names (an empty tuple: the
-    unmodified model), checked as `asked` says.
+    unmodified model), checked as `asked` says; with `yes_no`, their log-odds of Yes against No.
     """
 
     depth = len(family_of(model).layers)
     ends = end_tokens(model)
+    tokenizer: Any = processor.tokenizer  # type: ignore[attr-defined]: every processor of these models has one
 
     @contextmanager
     def serve(paths: Sequence[Path], prompts: Sequence[str]) -> Generator[Texts]:
         opened = {path: lf.open_image(path) for path in dict.fromkeys(paths)}
         inputs = prepare(model, processor, [opened[path] for path in paths], prompts)
         start = inputs["input_ids"].shape[1]
-        generate: Any = model.generate
 
         @torch.no_grad()
         def texts(spec: str) -> list[Said]:
@@ -121,19 +124,25 @@ def serving(
             check = asked[spec] if asked else None
             if check is not None:
                 options["custom_generate"] = check
+            elif yes_no:
+                options |= {"output_scores": True, "return_dict_in_generate": True}
             watches = (w for method in methods[spec] for w in method.watches(depth))
             watched = any(isinstance(watch, ClsRows) for watch in closure(watches))
             seeing = seen_anew(model) if watched else nullcontext()
             with seeing, lf.fix(model, methods[spec]) if methods[spec] else nullcontext():
-                ids = generate(**inputs, **options)[:, start:].tolist()
+                generate: Any = model.generate  # a method that decodes has put its own there
+                output = generate(**inputs, **options)
+            ids = getattr(output, "sequences", output)[:, start:].tolist()
+            scores = getattr(output, "scores", None)  # not every way of decoding has them
+            odds = odds_of(scores[0], tokenizer) if scores else [None] * len(ids)
             if check is not None:  # a checked text may be shorter than what was written
                 ended = [one.ended for one in check.checked]
             else:
                 ended = [not ends.isdisjoint(row) for row in ids]
             return [
-                Said(text.strip(), "end" if end else "limit")
-                for text, end in zip(
-                    processor.batch_decode(ids, skip_special_tokens=True), ended, strict=True
+                Said(text.strip(), "end" if end else "limit", each)
+                for text, end, each in zip(
+                    processor.batch_decode(ids, skip_special_tokens=True), ended, odds, strict=True
                 )
             ]
 
@@ -160,7 +169,9 @@ def carry_out(plan: Plan, out: Path, revision: str | None = None) -> bool:
     with resumable(out):
         run(
             plan,
-            serving(model, processor, methods, plan.max_new_tokens, asking),
+            serving(
+                model, processor, methods, plan.max_new_tokens, asking, yes_no=plan.task == "pope"
+            ),
             out,
             rank=state.process_index,
             world=state.num_processes,

@@ -21,11 +21,13 @@ __all__ = [
     "Difference",
     "Figures",
     "bootstrap",
+    "difference",
     "draws_of",
     "holm",
     "interval",
     "paired",
     "ratio",
+    "weights",
 ]
 
 Array = npt.NDArray[np.float64]
@@ -89,12 +91,16 @@ def paired(
     ours, theirs = (_resampled(columns, figures, draws, seed) for columns in (method, base))
     out: dict[str, Difference] = {}
     for name, value in observed.items():
-        drawn = ours[name] - theirs[name]
-        drawn = drawn[~np.isnan(drawn)]
-        tail = min(int(np.sum(drawn <= 0)), int(np.sum(drawn >= 0)))
-        low, high = interval(drawn)
-        out[name] = Difference(float(value), low, high, min(1.0, 2 * (tail + 1) / (len(drawn) + 1)))
+        out[name] = difference(float(value), ours[name] - theirs[name])
     return out
+
+
+def difference(value: float, drawn: Array) -> Difference:
+    """A difference with the interval and the p of its resamples, as `paired` has them."""
+    drawn = drawn[~np.isnan(drawn)]
+    tail = min(int(np.sum(drawn <= 0)), int(np.sum(drawn >= 0)))
+    low, high = interval(drawn)
+    return Difference(value, low, high, min(1.0, 2 * (tail + 1) / (len(drawn) + 1)))
 
 
 def holm(p: Mapping[str, float]) -> dict[str, float]:
@@ -116,9 +122,7 @@ def _total(columns: Array) -> Array:
 
 
 def _resampled(columns: Array, figures: Figures, draws: int, seed: int) -> dict[str, Array]:
-    return figures(
-        np.concatenate([weights @ columns for weights in _weights(len(columns), draws, seed)])
-    )
+    return figures(np.concatenate([each @ columns for each in weights(len(columns), draws, seed)]))
 
 
 def draws_of(columns: Array, draws: int = DRAWS, seed: int = 0) -> Array:
@@ -126,12 +130,12 @@ def draws_of(columns: Array, draws: int = DRAWS, seed: int = 0) -> Array:
     (methods, photos, columns) -> (draws, methods, columns).
     """
     found = [
-        np.einsum("dp,mpc->dmc", each, columns) for each in _weights(columns.shape[1], draws, seed)
+        np.einsum("dp,mpc->dmc", each, columns) for each in weights(columns.shape[1], draws, seed)
     ]
     return np.concatenate(found)
 
 
-def _weights(rows: int, draws: int, seed: int) -> Iterator[Array]:
+def weights(rows: int, draws: int = DRAWS, seed: int = 0) -> Iterator[Array]:
     """How often each photo is drawn, some resamples at a time."""
     rng = np.random.default_rng(seed)
     for start in range(0, draws, _CHUNK):
