@@ -306,7 +306,7 @@ def compare_command(
                 )
         if part["control"]:
             _table(
-                f"{title} in the mean [least, greatest] of random heads, p by rank".strip(),
+                f"{title} in the mean [least, greatest] of its control, p by rank".strip(),
                 part["control"],
             )
 

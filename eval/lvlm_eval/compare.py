@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,12 @@ from lvlm_eval.stats import Array, Figures, holm, paired
 from lvlm_fix.errors import DataError
 from lvlm_fix.objects.extract import Dialect
 
-__all__ = ["BASE", "CONTROL", "Run", "compare", "control", "load", "of_captions"]
+__all__ = ["BASE", "CONTROLS", "Run", "compare", "control", "drawn", "load", "of_captions"]
 
 BASE = "none"
 """The unmodified model."""
-CONTROL = "random-heads"
-"""The method whose seeds are a control for VHR."""
+CONTROLS = {"random-heads": "vhr", "random-vector": "steer"}
+"""Methods whose seeds are a control, and what each is a control for."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,10 @@ class Run:
 
     @property
     def draws(self) -> list[str]:
-        """The seeds of the control, where there are several: a distribution, and no methods to be
+        """Seeds of a control, where there are several: a distribution, and no methods to be
         compared.
         """
-        draws = [method for method in self.methods if method.partition(":")[0] == CONTROL]
-        return draws if len(draws) > 1 else []
+        return [draw for draws in drawn(self.methods).values() for draw in draws]
 
     def judgements(self, method: str, dialect: Dialect = "published") -> list[Judgement]:
         """The captions of a method, judged."""
@@ -63,6 +62,13 @@ class Run:
     def truth(self) -> dict[int, frozenset[str]]:
         """The objects of every photo of the run."""
         return {int(key): frozenset(names) for key, names in self.record["objects"].items()}
+
+
+def drawn(methods: Iterable[str]) -> dict[str, list[str]]:
+    """Of each control the seeds among some methods, where there are several."""
+    names = list(methods)
+    found = {one: [name for name in names if _kind(name) == one] for one in CONTROLS}
+    return {one: draws for one, draws in found.items() if len(draws) > 1}
 
 
 def load(folder: Path) -> Run:
@@ -109,7 +115,8 @@ def compare(
 
     Captions are also compared at equal length: both texts of a photo cut to the words of the
     shorter one; if `fair`, also by a model of length and beside trivial controls of equal recall.
-    Answers are compared split by split, and over all splits. `control` is VHR among random heads.
+    Answers are compared split by split, and over all splits. `control` is a method among the seeds
+    of its control.
 
     Raises:
         DataError: the run has no unmodified model to compare with.
@@ -216,25 +223,31 @@ def _point(found: Array) -> dict[str, float | None]:
 
 
 def control(methods: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Where VHR stands among the draws of random heads, figure by figure; empty without both.
+    """Where VHR stands among the draws of random heads, and `steer` among those of random vectors,
+    figure by figure; empty without both.
 
-    Per VHR method and figure: its value, the draws' number, mean, least and greatest, how many lie
-    below and above it, and p: were VHR one more draw, the chance that it would lie as far out, on
-    either side (exact, by ranks).
+    Per method and figure: its value, the control (`of`), the draws' number, mean, least and
+    greatest, how many lie below and above it, and p: were it one more draw, the chance that it
+    would lie as far out, on either side (exact, by ranks).
     """
-    draws = [found for method, found in methods.items() if method.partition(":")[0] == CONTROL]
     out: dict[str, Any] = {}
-    for method, found in methods.items():
-        if method.partition(":")[0] != "vhr" or not draws:
-            continue
+    beside = [
+        (method, of, draws)
+        for of, draws in drawn(methods).items()
+        for method in methods
+        if _kind(method) == CONTROLS[of]
+    ]
+    for method, of, draws in beside:
+        found = methods[method]
         out[method] = {}
         for name in found["ci"]:
-            values = [draw[name] for draw in draws if draw[name] is not None]
+            values = [methods[draw][name] for draw in draws if methods[draw][name] is not None]
             value = found[name]
             if value is None or not values:
                 continue
             at_most, at_least = sum(v <= value for v in values), sum(v >= value for v in values)
             out[method][name] = {
+                "of": of,
                 "value": value,
                 "draws": len(values),
                 "mean": sum(values) / len(values),
@@ -244,6 +257,11 @@ def control(methods: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
                 "p": min(1.0, 2 * (1 + min(at_most, at_least)) / (len(values) + 1)),
             }
     return out
+
+
+def _kind(method: str) -> str:
+    """The name in "random-heads:seed=3"; of several methods together, all of it."""
+    return method.partition(":")[0]
 
 
 def _together(

@@ -40,8 +40,10 @@ def cut_in(records: Sequence[Record], path: Path) -> int | None:
     return sum(map(is_cut, records)) if known else None
 
 
-def cut_line(methods: Mapping[str, Mapping[str, Any]], draws: Iterable[str]) -> str:
-    """The counts `cut` of every method in words; of `draws` the least and the greatest."""
+def cut_line(methods: Mapping[str, Mapping[str, Any]], draws: Mapping[str, Iterable[str]]) -> str:
+    """The counts `cut` of every method in words; of the draws of each control the least and the
+    greatest.
+    """
     counts = {name: found["cut"] for name, found in methods.items()}
     if not any(counts.values()):
         unknown = [name for name, count in counts.items() if count is None]
@@ -50,10 +52,11 @@ def cut_line(methods: Mapping[str, Mapping[str, Any]], draws: Iterable[str]) -> 
             if unknown
             else "no text was cut at the token limit"
         )
-    drawn = [counts.pop(name) for name in draws]
+    drawn = {control: [counts.pop(name) for name in names] for control, names in draws.items()}
     parts = [f"{name} {'?' if count is None else count}" for name, count in counts.items()]
-    if drawn:
-        known = [count for count in drawn if count is not None]
-        parts.append(f"draws of random heads {min(known)} to {max(known)}" if known else "draws ?")
+    for control, found in drawn.items():
+        known = [count for count in found if count is not None]
+        ends = f"{min(known)} to {max(known)}" if known else "?"
+        parts.append(f"draws of {control} {ends}")
     n = next(iter(methods.values()))["n"]
     return f"cut at the token limit, of {n} texts: {', '.join(parts)}"

@@ -14,7 +14,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from lvlm_eval.chair import Judgement
-from lvlm_eval.compare import BASE, CONTROL, Run, compare
+from lvlm_eval.compare import BASE, Run, compare, drawn
 from lvlm_eval.pope import Rule
 from lvlm_fix import open_image
 from lvlm_fix.errors import LvlmFixError
@@ -89,11 +89,12 @@ def render(run: Run, dialect: Dialect = "published", rule: Rule = "published") -
             body.append(_differences(part["length_matched"]))
             body.append(
                 "<h3>Recall against CHAIR_I</h3><div"
-                f' class="plots">{_plot(part["methods"], run.draws)}</div>'
+                f' class="plots">{_plot(part["methods"], drawn(run.methods))}</div>'
             )
         if part["control"]:
             names = ("chair_s", "chair_i", "recall") if run.captions else ("f1", "accuracy")
-            body.append(_control(part, run.draws, names))
+            for control, draws in drawn(run.methods).items():
+                body.append(_control(part, control, draws, names))
     if run.captions:
         body.append(_photos(run, dialect))
     made = {
@@ -172,22 +173,18 @@ def _differences(methods: Mapping[str, Mapping[str, Any]]) -> str:
     return f'<div class="wide"><table><tr><th>method{head}</tr>{rows}</table></div>{_POINTS}'
 
 
-def _plot(methods: Mapping[str, Mapping[str, Any]], draws: Sequence[str]) -> str:
+def _plot(methods: Mapping[str, Mapping[str, Any]], draws: Mapping[str, Sequence[str]]) -> str:
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
     for method, figures in methods.items():
         if figures["chair_i"] is None or figures["recall"] is None:
             continue
         x, y = 100 * figures["chair_i"], 100 * figures["recall"]
-        if method in draws:
-            axes.plot(
-                x,
-                y,
-                "o",
-                color="#b8bfcc",
-                markersize=4,
-                label=CONTROL if method == draws[0] else None,
-            )
+        control = next((name for name, seeds in draws.items() if method in seeds), None)
+        if control is not None:
+            label = control if method == draws[control][0] else None
+            mark = "ox"[list(draws).index(control) % 2]
+            axes.plot(x, y, mark, color="#b8bfcc", markersize=4, label=label)
             continue
         (left, right), (low, high) = (
             [100 * end for end in figures["ci"][name]] for name in ("chair_i", "recall")
@@ -203,10 +200,19 @@ def _plot(methods: Mapping[str, Mapping[str, Any]], draws: Sequence[str]) -> str
     return _svg(figure)
 
 
-def _control(part: Mapping[str, Any], draws: Sequence[str], shown: Sequence[str]) -> str:
-    """VHR among the draws of random heads: a row of points for each figure, and its
-    place in words.
+def _control(
+    part: Mapping[str, Any], control: str, draws: Sequence[str], shown: Sequence[str]
+) -> str:
+    """Methods among the draws of their control: a row of points for each figure, and their
+    places in words.
     """
+    beside = {
+        method: places
+        for method, places in part["control"].items()
+        if any(found["of"] == control for found in places.values())
+    }
+    if not beside:
+        return ""
     figure = Figure(figsize=(8, 0.9 + 0.8 * len(shown)), layout="constrained")
     for axes, name in zip(figure.subplots(len(shown), squeeze=False)[:, 0], shown, strict=True):
         values = [
@@ -215,7 +221,7 @@ def _control(part: Mapping[str, Any], draws: Sequence[str], shown: Sequence[str]
             if part["methods"][draw][name] is not None
         ]
         axes.plot(values, [0] * len(values), "|", color="#5b6478", markersize=16)
-        for method, places in part["control"].items():
+        for method, places in beside.items():
             if name in places:
                 axes.plot(100 * places[name]["value"], 0, "D", markersize=7, label=method)
         if (base := part["methods"][BASE][name]) is not None:
@@ -229,14 +235,14 @@ def _control(part: Mapping[str, Any], draws: Sequence[str], shown: Sequence[str]
         f"<td>{cell(name, found['mean'])}"
         f"<td>{cell(name, found['range'][0])} to {cell(name, found['range'][1])}"
         f"<td>{found['below']}<td>{found['above']}<td>{found['p']:.3f}"
-        for method, places in part["control"].items()
+        for method, places in beside.items()
         for name, found in places.items()
     )
     head = (
         "<th>method<th>figure<th>value<th>mean of draws<th>range<th>draws below<th>draws above<th>p"
     )
     return (
-        f"<h3>Among {len(draws)} draws of as many random heads</h3><div"
+        f"<h3>Among {len(draws)} draws of {control}</h3><div"
         f" class='plots'>{_svg(figure)}</div><div"
         f" class='wide'><table><tr>{head}</tr>{rows}</table></div><small>Bars: the draws. p: the"
         " chance that one more draw lies as far out, on either side.</small>"

@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, ProcessorMixin
 
 import lvlm_fix as lf
-from lvlm_eval.compare import CONTROL
+from lvlm_eval.compare import CONTROLS
 from lvlm_eval.ended import Said
 from lvlm_eval.run import Plan, Serve, Texts, resumable, run
 from lvlm_fix.ask.asked import Asked, asked_by
@@ -43,7 +43,7 @@ def expand(specs: Sequence[str]) -> list[str]:
     out: list[str] = []
     for spec in specs:
         if spec == "all":
-            out += ["none", *(name for name in lf.METHODS.ready() if name != CONTROL)]
+            out += ["none", *(name for name in lf.METHODS.ready() if name not in CONTROLS)]
             continue
         match = re.search(r"=(\d+)\.\.(\d+)(?=$|[,+])", spec)
         if match is None:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from lvlm_eval.compare import CONTROL
+from lvlm_eval.compare import drawn
 from lvlm_eval.ended import cut_line
 from lvlm_eval.report import cell
 from lvlm_fix.errors import DataError
@@ -24,9 +24,8 @@ _MARKS = "osD^vP"
 
 def show(result: Mapping[str, Any], console: Console) -> None:
     """The figures that matter first, then the differences, then what follows from them."""
-    draws = [name for name in result["methods"] if name.partition(":")[0] == CONTROL]
-    draws = draws if len(draws) > 1 else []
-    methods = {k: v for k, v in result["methods"].items() if k not in draws}
+    draws = drawn(result["methods"])
+    methods = {k: v for k, v in result["methods"].items() if k not in _all(draws)}
     names = ("chair_i", "recall", "f1", "length", "distinct_3")
     rows = {
         method: [cell(name, found[name], found["ci"][name]) for name in names[:2]]
@@ -79,7 +78,7 @@ def words(result: Mapping[str, Any]) -> list[str]:
     for method, places in result["control"].items():
         if (found := places.get("chair_i")) is not None:
             out.append(
-                f"{method}: {found['below']} of {found['draws']} draws of random heads have a"
+                f"{method}: {found['below']} of {found['draws']} draws of {found['of']} have a"
                 f" lower CHAIR_I, {found['above']} a higher one (p {found['p']:.2f})."
             )
     return [
@@ -87,6 +86,10 @@ def words(result: Mapping[str, Any]) -> list[str]:
         "It does not follow that a method helps with other photos, prompts, models or lengths, nor"
         " that one which is not told from the controls has no effect: more photos may tell.",
     ]
+
+
+def _all(draws: Mapping[str, list[str]]) -> set[str]:
+    return {draw for found in draws.values() for draw in found}
 
 
 def picture(result: Mapping[str, Any], path: Path) -> None:
@@ -106,11 +109,11 @@ def picture(result: Mapping[str, Any], path: Path) -> None:
         if points:
             xs, ys = zip(*[(100 * x, 100 * y) for x, y in points], strict=True)
             axes.plot(xs, ys, style, color="#5b6478", marker=".", label=label)
-    drawn = 0
+    draws, shown = _all(drawn(result["methods"])), 0
     for method, found in result["methods"].items():
         if found["chair_i"] is None or found["recall"] is None:
             continue
-        if method.partition(":")[0] == CONTROL:
+        if method in draws:
             axes.plot(100 * found["chair_i"], 100 * found["recall"], "x", color="#b8bfcc")
             continue
         x, y = 100 * found["chair_i"], 100 * found["recall"]
@@ -119,11 +122,11 @@ def picture(result: Mapping[str, Any], path: Path) -> None:
             [[max(0, v - e[0])], [max(0, e[1] - v)]] for v, e in zip((x, y), ends, strict=True)
         ]
         axes.errorbar(
-            x, y, xerr=spread[0], yerr=spread[1], fmt=_MARKS[drawn % 6], elinewidth=0.8,
-            color=_COLOURS[drawn % 6], label=method,
+            x, y, xerr=spread[0], yerr=spread[1], fmt=_MARKS[shown % 6], elinewidth=0.8,
+            color=_COLOURS[shown % 6], label=method,
         )  # fmt: skip
-        drawn += 1
-    if not drawn:
+        shown += 1
+    if not shown:
         raise DataError("there is nothing to draw: no method has a CHAIR_I and a recall")
     axes.set_xlabel("CHAIR_I, % (fewer inventions to the left)")
     axes.set_ylabel("recall, %")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lvlm_eval.compare import CONTROL, Run, compare
+from lvlm_eval.compare import Run, compare, drawn
 from lvlm_eval.ended import cut_line
 from lvlm_eval.report import cell
 from lvlm_fix.errors import DataError
@@ -23,7 +23,7 @@ _POPE = {"f1": "POPE F1", "yes_ratio": "yes"}
 
 
 def table(*runs: Run) -> str:
-    """Methods by figures with their intervals; the seeds of the control are one row, from least to
+    """Methods by figures with their intervals; the seeds of a control are one row, from least to
     greatest.
 
     Raises:
@@ -39,9 +39,9 @@ def table(*runs: Run) -> str:
     head = [name for figures in shown.values() for name in figures.values()]
     lines = [f"| method | {' | '.join(head)} |", "|---" * (len(head) + 1) + "|"]
     methods = dict.fromkeys(method for run in runs for method in run.methods)
-    draws = [method for method in methods if method.partition(":")[0] == CONTROL]
+    seeds = drawn(methods)
     for method in methods:
-        if method in draws:
+        if any(method in draws for draws in seeds.values()):
             continue
         cells = [
             _cell(results[task]["methods"].get(method), name)
@@ -49,20 +49,20 @@ def table(*runs: Run) -> str:
             for name in figures
         ]
         lines.append(f"| `{method}` | {' | '.join(cells)} |")
-    if draws:
+    for control, draws in seeds.items():
         cells = [
-            _range(results[task]["methods"], name)
+            _range(results[task]["methods"], draws, name)
             for task, figures in shown.items()
             for name in figures
         ]
-        lines.append(f"| `{CONTROL}`, {len(draws)} draws | {' | '.join(cells)} |")
+        lines.append(f"| `{control}`, {len(draws)} draws | {' | '.join(cells)} |")
     lines += ["", f"{counts}; percent but length; 95 % intervals over photos."]
     for run in runs:
         task = run.record["task"]
-        lines.append(f"{task.upper()}: {cut_line(results[task]['methods'], run.draws)}.")
+        lines.append(f"{task.upper()}: {cut_line(results[task]['methods'], drawn(run.methods))}.")
     for task, figures in shown.items():
         lines += [
-            f"`{method}` against {found['draws']} draws of random heads, {figures[name]}:"
+            f"`{method}` against {found['draws']} draws of {found['of']}, {figures[name]}:"
             f" {found['above']} draws higher, {found['below']} lower, mean"
             f" {cell(name, found['mean'])}, p = {found['p']:.2f}."
             for method, places in results[task]["control"].items()
@@ -76,10 +76,8 @@ def _cell(found: Mapping[str, Any] | None, name: str) -> str:
     return "–" if found is None else cell(name, found[name], found["ci"][name])
 
 
-def _range(methods: Mapping[str, Mapping[str, Any]], name: str) -> str:
+def _range(methods: Mapping[str, Mapping[str, Any]], draws: Sequence[str], name: str) -> str:
     values = [
-        found[name]
-        for method, found in methods.items()
-        if method.partition(":")[0] == CONTROL and found[name] is not None
+        methods[draw][name] for draw in draws if draw in methods and methods[draw][name] is not None
     ]
     return f"{cell(name, min(values))} to {cell(name, max(values))}" if values else "–"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from lvlm_eval.cli import app
-from lvlm_eval.compare import compare, control, load
+from lvlm_eval.compare import compare, control, drawn, load
 from lvlm_eval.report import changed_most, render
 from lvlm_eval.run import run
 from PIL import Image
@@ -150,6 +150,20 @@ def test_vhr_is_placed_among_the_draws_of_random_heads() -> None:
     assert control({"vhr": named(1)}) == {}
 
 
+def test_steer_is_placed_among_the_draws_of_random_vectors() -> None:
+    def named(value: float) -> dict[str, object]:
+        return {"chair_i": value, "ci": {"chair_i": [0, 1]}}
+
+    vectors = {f"random-vector:seed={n}": named(n / 10) for n in range(3)}
+    heads = {f"random-heads:seed={n}": named(9.0) for n in range(3)}
+    found = control({"steer": named(0.05), "vhr": named(0.0), **vectors, **heads})
+    place = found["steer"]["chair_i"]
+    assert (place["of"], place["draws"], place["range"]) == ("random-vector", 3, [0, 0.2])
+    assert (place["below"], place["above"]) == (1, 2)
+    assert found["vhr"]["chair_i"]["of"] == "random-heads"
+    assert drawn([*vectors, "random-heads:seed=1"]) == {"random-vector": [*vectors]}
+
+
 def test_the_control_is_one_row_of_the_table_and_part_of_the_page(tmp_path: Path) -> None:
     specs = ["none", "vhr", "random-heads:seed=0", "random-heads:seed=1"]
     question = {
@@ -176,7 +190,7 @@ def test_the_control_is_one_row_of_the_table_and_part_of_the_page(tmp_path: Path
     ]
     assert "50.0 to 50.0" in lines[4]
     assert (
-        "`vhr` against 2 draws of random heads, CHAIR_I: 0 draws higher, 0 lower" in result.stdout
+        "`vhr` against 2 draws of random-heads, CHAIR_I: 0 draws higher, 0 lower" in result.stdout
     )
     for name in ("chair", "pope"):
         assert "Among 2 draws" in render(load(tmp_path / name))
