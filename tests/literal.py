@@ -133,7 +133,7 @@ def var(
             phi >= tau if x.shape[1] > 1 else torch.cat((sinks[layer], phi >= tau), dim=1)
         )
 
-    def attention(module, query, key, value, attention_mask, scaling, **kwargs):  # type: ignore[no-untyped-def]
+    def attention(module, query, key, value, attention_mask, scaling, **kwargs):
         groups = query.shape[1] // key.shape[1]
         keys, values = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
         logits = query @ keys.transpose(2, 3) * scaling
@@ -199,7 +199,7 @@ def rows(
     )
     prompt = ids.shape[1]
 
-    def attention(module, query, key, value, attention_mask, scaling, **kwargs):  # type: ignore[no-untyped-def]
+    def attention(module, query, key, value, attention_mask, scaling, **kwargs):
         groups = query.shape[1] // key.shape[1]
         keys, values = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
         bare = query @ keys.transpose(2, 3) * scaling
@@ -252,7 +252,7 @@ def columns(
     prompt = ids.shape[1]
     means: dict[tuple[int, int], Tensor] = {}
 
-    def attention(module, query, key, value, attention_mask, scaling, **kwargs):  # type: ignore[no-untyped-def]
+    def attention(module, query, key, value, attention_mask, scaling, **kwargs):
         groups = query.shape[1] // key.shape[1]
         keys, values = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
         weights = (query @ keys.transpose(2, 3) * scaling + attention_mask).softmax(-1)

@@ -23,7 +23,8 @@ for release in "${releases[@]}"; do
     [ "$found" = "$release" ] || { echo "asked for $release, found $found" >&2; exit 1; }
     echo "transformers $release"
     some=()
-    [ "$release" != "$few" ] || some=(-k "llava or situations or texts or private or export or stock")
+    some_of="llava or situations or texts or private or export or stock"
+    [ "$release" != "$few" ] || some=(-k "$some_of")
     OMP_NUM_THREADS=1 PYTHONPATH=$PWD:$PWD/eval:$PWD/demo "$home/bin/python" -m pytest \
         -p no:cacheprovider -n 2 --dist loadgroup "${some[@]}" \
         tests/test_contract.py tests/test_situations.py tests/test_next_token.py \

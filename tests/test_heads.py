@@ -213,7 +213,10 @@ def test_an_effect_is_the_change_of_the_words_log_probability_without_the_head(
     text_so_far = [processor.tokenizer.decode(ids[: i + 1]) for i in range(len(ids))]
     ends = [len(part) for part in text_so_far]
     starts = [0, *ends[:-1]]
-    covers = lambda a, b: [i for i in range(len(ids)) if starts[i] < b and ends[i] > a]  # noqa: E731
+
+    def covers(a: int, b: int) -> list[int]:
+        return [i for i in range(len(ids)) if starts[i] < b and ends[i] > a]
+
     dogs = [sum(change[covers(at, at + 3)]) for at in (2, 29)]
     light = sum(change[covers(12, 25)])
     assert text[2:5] == text[29:32] == "dog" and text[12:25] == "traffic light"

@@ -79,7 +79,8 @@ def mentioned(text: str, names: tuple[str, ...]) -> set[str]:
     """Objects that a text plainly names (by COCO name or by words common in captions)."""
     spoken = {
         "person": (
-            r"(man|men|woman|women|person|people|boy|girl|child|children|lady|guy|player|rider|kid|skier|surfer)s?"
+            r"(man|men|woman|women|person|people|boy|girl|child|children|lady|guy|player|rider|kid"
+            r"|skier|surfer)s?"
         ),
         "dining table": r"(table|desk)s?",
         "couch": r"(couch|sofa)(es|s)?",

@@ -15,6 +15,7 @@ import shutil
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -566,8 +567,8 @@ class Trainer:
         self.decoder.train()
 
 
-def adam(parameters: object, peak: float) -> torch.optim.AdamW:
-    return torch.optim.AdamW(parameters, lr=peak, betas=(0.9, 0.98), weight_decay=0.05)  # type: ignore[arg-type]
+def adam(parameters: Any, peak: float) -> torch.optim.AdamW:
+    return torch.optim.AdamW(parameters, lr=peak, betas=(0.9, 0.98), weight_decay=0.05)
 
 
 def rate(optimizer: torch.optim.Optimizer, peak: float, done: float) -> None:

@@ -11,7 +11,7 @@ import io
 from collections.abc import Sequence
 from html import escape
 from importlib.resources import files
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -109,6 +109,12 @@ class Case(_Strict):
         return png
 
 
+def _marks(one: Told) -> dict[str, Any]:
+    """Level and tooltip of every word, by signal; the file's model checks them."""
+    found = one.grounding
+    return {} if found is None else {it: present.shades(found, it) for it in present.SIGNS}
+
+
 def of(asked: Asked, photo: Image.Image, told: Sequence[Told]) -> Case:
     """What was asked and what came of it, ready to be written."""
     buffer = io.BytesIO()
@@ -126,9 +132,7 @@ def of(asked: Asked, photo: Image.Image, told: Sequence[Told]) -> Case:
             seconds=one.seconds,
             note=one.note,
             invented=None if one.invented is None else sorted(one.invented),
-            marks={signal: present.shades(one.grounding, signal) for signal in present.SIGNS}  # pyright: ignore[reportArgumentType] : levels are checked
-            if one.grounding
-            else None,
+            marks=_marks(one) if one.grounding else None,
         )
         for methods, one in zip((asked.against, asked.methods), told, strict=True)
     )

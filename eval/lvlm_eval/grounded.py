@@ -67,7 +67,8 @@ def grounding_command(
     if missing := [key for key in chosen if key not in photos]:
         raise DataError(f"{len(missing)} photos are missing (first: {missing[0]}); see --images")
     loaded, processor = lf.load(model, revision=revision)
-    asker, tokenizer = lf.Asker(loaded, processor), processor.tokenizer  # pyright: ignore[reportAttributeAccessIssue]: of every such processor
+    asker = lf.Asker(loaded, processor)
+    tokenizer = asker.tokenizer
     heads = family_of(loaded).decoder.config.num_attention_heads
     ks = [2**power for power in range(heads.bit_length()) if 2**power <= heads]
     found: list[Mentions] = []

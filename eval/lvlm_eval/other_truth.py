@@ -6,7 +6,7 @@ import re
 import xml.etree.ElementTree as xml
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from lvlm_eval.names import Synonyms, node_names
 from lvlm_eval.records import DIGITS, Record, read
@@ -87,7 +87,7 @@ def read_records(path: Path, synonyms: Synonyms | None = None) -> dict[int, froz
 
 def _objects(record: Record, where: str) -> Iterator[str]:
     found = next((record[key] for key in OBJECTS if key in record), None)
-    given: list[Any] = found if isinstance(found, list) else [found]  # pyright: ignore[reportUnknownVariableType]
+    given = cast(list[Any], found if isinstance(found, list) else [found])
     names = [name for name in given if isinstance(name, str) and name.strip()]
     if len(names) != len(given):
         raise DataError(

@@ -170,8 +170,9 @@ def by_id(
         key = _whole(record.get(name))
         if key is None:
             raise DataError(
-                f"{where} needs a whole number under {name!r}, found {record.get(name)!r}; its keys"
-                f" are {', '.join(map(repr, list(record)[:8]))}"
+                f"{where} needs a whole number under {name!r}, or a file name that ends with one"
+                f" (photo_7.jpg); found {record.get(name)!r}; its keys are"
+                f" {', '.join(map(repr, list(record)[:8]))}"
             )
         text = next((record[name] for name in text_keys if name in record), None)
         if not isinstance(text, str):

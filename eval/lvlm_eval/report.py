@@ -260,7 +260,8 @@ def _photos(run: Run, dialect: Dialect) -> str:
     shown = [
         f'<div class="photo"><div>{_thumbnail(Path(run.record["photos"][str(before.image_id)]))}'
         f"<small>{before.image_id}</small></div>"
-        f"<div><b>{BASE}</b><p>{_marked(before)}</p></div><div><b>{escape(method)}</b><p>{_marked(after)}</p></div></div>"
+        f"<div><b>{BASE}</b><p>{_marked(before)}</p></div>"
+        f"<div><b>{escape(method)}</b><p>{_marked(after)}</p></div></div>"
         for method, before, after in changed_most(run, dialect)
     ]
     return (

@@ -156,7 +156,7 @@ class Asked:
         ]  # fmt: skip
         out = _joined(input_ids, rows, pad)
         if generation_config.return_dict_in_generate:
-            return GenerateDecoderOnlyOutput(sequences=out)  # type: ignore[arg-type]: annotated as LongTensor
+            return GenerateDecoderOnlyOutput(sequences=out)  # type: ignore[arg-type]
         return out
 
     def _judge(self, answers: Answers, spot: Spot) -> bool:

@@ -46,7 +46,7 @@ class Asker:
         self.model, self.processor, self.at_once = model, processor, at_once
         self.wording = wording or Wording()
         self.family = family_of(model)
-        self.tokenizer: Any = processor.tokenizer  # type: ignore[attr-defined]: every processor of these models has one
+        self.tokenizer: Any = processor.tokenizer  # type: ignore[attr-defined]: each has one
         self._yes, self._no = (list(ids) for ids in self.wording.answers(self.tokenizer))
         self._cache_name = Signature(model).cache
         self._tails: dict[str, list[int]] = {}

@@ -44,7 +44,7 @@ def ground(
     other papers (`measure`); a calibration (`shipped("tiny")`) tells what a Yes is worth.
     Raises `InputError`, `ModelError`.
     """
-    tokenizer: Any = processor.tokenizer  # type: ignore[attr-defined]: every processor of these models has one
+    tokenizer: Any = processor.tokenizer  # type: ignore[attr-defined]: each has one
     ids = (
         tokenizer(text, add_special_tokens=False)["input_ids"]
         if isinstance(text, str)

@@ -14,11 +14,12 @@ __all__ = ["ABSENT", "IRREGULAR", "NODES", "PAIRS", "SYNONYMS", "VERBS"]
 _CATEGORIES: dict[str, str] = {
     # people
     "person": (
-        "girl,boy,man,woman,kid,child,chef,baker,people,adult,rider,children,baby,worker,passenger,sister,"
-        "biker,policeman,cop,officer,lady,cowboy,bride,groom,male,female,guy,traveler,mother,father,"
-        "gentleman,pitcher,player,skier,snowboarder,skater,skateboarder,foreigner,caller,offender,coworker,"
-        "trespasser,patient,politician,soldier,grandchild,serviceman,walker,drinker,doctor,bicyclist,thief,"
-        "buyer,teenager,student,camper,driver,solider,hunter,shopper,villager"
+        "girl,boy,man,woman,kid,child,chef,baker,people,adult,rider,children,baby,worker,passenger,"
+        "sister,biker,policeman,cop,officer,lady,cowboy,bride,groom,male,female,guy,traveler,"
+        "mother,father,gentleman,pitcher,player,skier,snowboarder,skater,skateboarder,foreigner,"
+        "caller,offender,coworker,trespasser,patient,politician,soldier,grandchild,serviceman,"
+        "walker,drinker,doctor,bicyclist,thief,buyer,teenager,student,camper,driver,solider,hunter,"
+        "shopper,villager"
     ),
     # vehicles
     "bicycle": "bike,unicycle,minibike,trike",
@@ -29,9 +30,10 @@ _CATEGORIES: dict[str, str] = {
     "train": "locomotive,tramway,caboose",
     "truck": "pickup,lorry,hauler,firetruck",
     "boat": (
-        "ship,liner,sailboat,motorboat,dinghy,powerboat,speedboat,canoe,skiff,yacht,kayak,catamaran,pontoon,"
-        "houseboat,vessel,rowboat,trawler,ferryboat,watercraft,tugboat,schooner,barge,ferry,sailboard,"
-        "paddleboat,lifeboat,freighter,steamboat,riverboat,battleship,steamship"
+        "ship,liner,sailboat,motorboat,dinghy,powerboat,speedboat,canoe,skiff,yacht,kayak,"
+        "catamaran,pontoon,houseboat,vessel,rowboat,trawler,ferryboat,watercraft,tugboat,schooner,"
+        "barge,ferry,sailboard,paddleboat,lifeboat,freighter,steamboat,riverboat,battleship,"
+        "steamship"
     ),
     # the street
     "traffic light": "street light,traffic signal,stop light,streetlight,stoplight",
@@ -41,17 +43,18 @@ _CATEGORIES: dict[str, str] = {
     "bench": "pew",
     # animals
     "bird": (
-        "ostrich,owl,seagull,goose,duck,parakeet,falcon,robin,pelican,waterfowl,heron,hummingbird,mallard,"
-        "finch,pigeon,sparrow,seabird,osprey,blackbird,fowl,shorebird,woodpecker,egret,chickadee,quail,"
-        "bluebird,kingfisher,buzzard,willet,gull,swan,bluejay,flamingo,cormorant,parrot,loon,gosling,"
-        "waterbird,pheasant,rooster,sandpiper,crow,raven,turkey,oriole,cowbird,warbler,magpie,peacock,"
-        "cockatiel,lorikeet,puffin,vulture,condor,macaw,peafowl,cockatoo,songbird"
+        "ostrich,owl,seagull,goose,duck,parakeet,falcon,robin,pelican,waterfowl,heron,hummingbird,"
+        "mallard,finch,pigeon,sparrow,seabird,osprey,blackbird,fowl,shorebird,woodpecker,egret,"
+        "chickadee,quail,bluebird,kingfisher,buzzard,willet,gull,swan,bluejay,flamingo,cormorant,"
+        "parrot,loon,gosling,waterbird,pheasant,rooster,sandpiper,crow,raven,turkey,oriole,cowbird,"
+        "warbler,magpie,peacock,cockatiel,lorikeet,puffin,vulture,condor,macaw,peafowl,cockatoo,"
+        "songbird"
     ),
     "cat": "kitten,feline,tabby",
     "dog": (
-        "puppy,beagle,pup,chihuahua,schnauzer,dachshund,rottweiler,canine,pitbull,collie,pug,terrier,poodle,"
-        "labrador,doggie,doberman,mutt,doggy,spaniel,bulldog,sheepdog,weimaraner,corgi,cocker,greyhound,"
-        "retriever,brindle,hound,whippet,husky"
+        "puppy,beagle,pup,chihuahua,schnauzer,dachshund,rottweiler,canine,pitbull,collie,pug,"
+        "terrier,poodle,labrador,doggie,doberman,mutt,doggy,spaniel,bulldog,sheepdog,weimaraner,"
+        "corgi,cocker,greyhound,retriever,brindle,hound,whippet,husky"
     ),
     "horse": (
         "colt,pony,racehorse,stallion,equine,mare,foal,palomino,mustang,clydesdale,bronc,bronco"

@@ -62,7 +62,7 @@ def measure_curves(
 
     Raises `InputError` unless the texts name objects that are there and objects that are not.
     """
-    tokenizer: Any = processor.tokenizer  # type: ignore[attr-defined]: every processor of these models has one
+    tokenizer: Any = processor.tokenizer  # type: ignore[attr-defined]: each has one
     found: dict[bool, list[np.ndarray]] = {True: [], False: []}
     count = 0
     for photo, objects in photos:

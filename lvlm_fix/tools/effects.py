@@ -184,7 +184,7 @@ def spans(
     """The inputs with the text behind the prompt, and the positions of the grounded and of the
     invented words.
     """
-    tokenizer: Any = processor.tokenizer  # type: ignore[attr-defined]: every processor of these models has one
+    tokenizer: Any = processor.tokenizer  # type: ignore[attr-defined]: each has one
     prompt = inputs["input_ids"]
     ids = torch.tensor(
         [tokenizer(one.text, add_special_tokens=False)["input_ids"]], device=prompt.device

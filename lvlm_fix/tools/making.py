@@ -109,7 +109,7 @@ def difference(
 def _last(
     model: PreTrainedModel, processor: ProcessorMixin, inputs: Any, caption: str
 ) -> Float[Tensor, "layers width"]:
-    tokenizer: Any = processor.tokenizer  # type: ignore[attr-defined]: every processor of these models has one
+    tokenizer: Any = processor.tokenizer  # type: ignore[attr-defined]: each has one
     ids = tokenizer(caption, add_special_tokens=False)["input_ids"]
     more = continued(inputs, torch.tensor([ids], device=inputs["input_ids"].device))
     return _states(model, more)[:, -1]

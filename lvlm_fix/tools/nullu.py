@@ -140,7 +140,7 @@ def _means(
     prompt: str,
 ) -> dict[int, Float[Tensor, " width"]]:
     """What leaves these layers, averaged over the rows of prompt and text."""
-    tokenizer: Any = processor.tokenizer  # type: ignore[attr-defined]: every processor of these models has one
+    tokenizer: Any = processor.tokenizer  # type: ignore[attr-defined]: each has one
     inputs = prepare(model, processor, [photo], [prompt])
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     more = continued(inputs, torch.tensor([ids], device=inputs["input_ids"].device))

@@ -161,7 +161,8 @@ def _read(path: Path) -> tuple[dict[int, Tensor], dict[int, Tensor], dict[str, s
     """Tensors by number, those of the vision tower, and the metadata, of a safetensors file."""
     with safe_open(str(path), "pt") as file:
         about: dict[str, str] = dict(file.metadata() or {})
-        tensors: dict[str, Tensor] = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        names: list[str] = list(file.keys())
+        tensors: dict[str, Tensor] = {key: file.get_tensor(key) for key in names}
     if about.get("format") not in FORMATS:
         raise ValueError(f"its format is {about['format']!r}")
     for key, only in ONLY.items():

@@ -159,7 +159,7 @@ def test_every_step_equals_two_generations_over_full_maps(
         assert exponent.max() == 2
         twin = Literal(image, exponent, 0.3, method.window(5))
 
-        def attention(module, query, key, value, mask, scaling, twin=twin, **kwargs):  # type: ignore[no-untyped-def]
+        def attention(module, query, key, value, mask, scaling, twin=twin, **kwargs):
             groups = query.shape[1] // key.shape[1]
             keys, values = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
             logits = query @ keys.transpose(2, 3) * scaling

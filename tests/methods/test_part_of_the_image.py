@@ -63,7 +63,7 @@ def attending(model: Any, attend: Any) -> Iterator[None]:
     """A model whose eager attention is `attend(layer, weights of the plain softmax's logits)`."""
     plain = modeling_llama.eager_attention_forward
 
-    def attention(module, query, key, value, attention_mask, scaling, **kwargs):  # type: ignore[no-untyped-def]
+    def attention(module, query, key, value, attention_mask, scaling, **kwargs):
         groups = query.shape[1] // key.shape[1]
         keys, values = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
         logits = query @ keys.transpose(2, 3) * scaling
@@ -194,7 +194,7 @@ def test_every_step_equals_plain_full_passes(name: str) -> None:
             else:
                 other, least = most_seen(model, ids, photo, len(prompt)), 0.5
                 if step == 0:
-                    agrees = apart(plain, other) < METHODS[name].threshold  # type: ignore[attr-defined]
+                    agrees = apart(plain, other) < METHODS[name].threshold
                     assert agrees == (name == "mod, agreeing")
                 wanted = plain + 4 * other if agrees else 2 * plain - other
             wanted = wanted.masked_fill(plain < math.log(least) + plain.max(), -math.inf)
@@ -249,4 +249,4 @@ def test_all_of_the_image_is_no_other_view() -> None:
 
 def test_the_first_token_is_compared_with_the_same_branch() -> None:
     branch, apart = lf.MoD(share=0.5).watches(5)
-    assert apart == FirstToken(branch) and branch.view == MostSeen(0.5)  # type: ignore[attr-defined]
+    assert apart == FirstToken(branch) and branch.view == MostSeen(0.5)

@@ -58,7 +58,7 @@ def test_every_step_equals_a_full_pass_in_which_each_row_has_its_own_risk(
     ids: list[int] = []
     prompt = 0
 
-    def attention(module, query, key, value, attention_mask, scaling, **kwargs):  # type: ignore[no-untyped-def]
+    def attention(module, query, key, value, attention_mask, scaling, **kwargs):
         groups = query.shape[1] // key.shape[1]
         keys, values = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
         logits = query @ keys.transpose(2, 3) * scaling
