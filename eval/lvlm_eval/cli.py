@@ -88,6 +88,12 @@ def score_chair(
             file=sys.stderr,
         )
     judged = chair.judge(texts, known, _dialect(dialect))
+    if unjudged := sum(one.unjudged for one in judged):
+        print(
+            f"lvlm-fix: {unjudged} mentions are of objects that nobody looked for in their photos,"
+            " and count nowhere",
+            file=sys.stderr,
+        )
     if words is not None:
         words.write_text("".join(json.dumps(chair.labelled(one)) + "\n" for one in judged))
     _show(chair.score(judged, seed) | _cut(cut, len(texts)), as_json)
