@@ -99,7 +99,7 @@ def test_a_broken_image_loses_no_other(lvlm: Any, photos: list[Path], tmp_path: 
         4,
     )
     items = json.loads(out)["items"]
-    assert code == 2
+    assert code == 3
     assert [len(item["outputs"]) for item in items] == [2, 0, 0, 2]
     assert "broken.jpg" in err and "absent.jpg" in err
 

@@ -10,6 +10,7 @@ from typing import Any
 from lvlm_eval import pope
 from lvlm_eval.coco import Truth, photos_in, read_truth, truth_of
 from lvlm_eval.ended import cut_in, is_cut
+from lvlm_eval.names import known
 from lvlm_eval.other_truth import IDS, OBJECTS, voc_files
 from lvlm_eval.records import by_id, read, read_json
 from lvlm_fix.errors import DataError, ImageError
@@ -48,7 +49,13 @@ def check(paths: Iterable[Path]) -> list[dict[str, Any]]:
             photos |= set(found)
         elif kind == "truth":
             truth.update(found)
-            row["odd"] += _some("photos without an object", [k for k, v in found.items() if not v])
+            row["odd"] += _some(
+                "photos without an object", [k for k, v in found.items() if not known(v)]
+            )
+            row["odd"] += _some(
+                "photos in which nobody looked for some objects",
+                [k for k, v in found.items() if known(v) != v],
+            )
         elif kind == "questions":
             questions.update(found)
             row["odd"] += _asked(found)

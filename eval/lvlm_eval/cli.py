@@ -18,6 +18,7 @@ from lvlm_eval.coco import choose, read_ids, truth_of
 from lvlm_eval.compare import Run, compare, load, of_captions
 from lvlm_eval.ended import cut_in
 from lvlm_eval.grounded import grounding_command
+from lvlm_eval.left_out import end
 from lvlm_eval.options import (
     AsJson,
     BatchSize,
@@ -80,7 +81,19 @@ def score_chair(
             "lvlm-fix: there are no reference captions: the truth is of the instances alone",
             file=sys.stderr,
         )
+    if silent := len(known.keys() - texts.keys()):
+        print(
+            f"lvlm-fix: {silent} of {len(known)} photos of the truth have no caption and are left"
+            " out",
+            file=sys.stderr,
+        )
     judged = chair.judge(texts, known, _dialect(dialect))
+    if unjudged := sum(one.unjudged for one in judged):
+        print(
+            f"lvlm-fix: {unjudged} mentions are of objects that nobody looked for in their photos,"
+            " and count nowhere",
+            file=sys.stderr,
+        )
     if words is not None:
         words.write_text("".join(json.dumps(chair.labelled(one)) + "\n" for one in judged))
     _show(chair.score(judged, seed) | _cut(cut, len(texts)), as_json)
@@ -223,6 +236,8 @@ def run_command(
 ) -> None:
     """Caption or question every photo under every method, in one resumable run.
 
+    Photos that cannot be read are left out and named at the end; the exit status is then 3.
+
     Example: lvlm-fix eval run chair --data coco --method none --method vhr --out runs/chair
     """
     if task not in get_args(Task):
@@ -247,10 +262,13 @@ def run_command(
         max_new_tokens=max_new_tokens or (128 if task == "chair" else 8),
         seed=seed,
     )
-    if carry_out(plan, out, revision) and as_json:
-        print(
-            json.dumps({"run": str(out), "methods": list(method), "photos": len(plan.image_ids())})
-        )
+    gone = carry_out(plan, out, revision)
+    if gone is None:
+        return
+    if as_json:
+        document = {"run": str(out), "methods": method, "photos": len(plan.image_ids())}
+        print(json.dumps(document | {"left_out": {str(key): why for key, why in gone.items()}}))
+    end(gone, len(plan.image_ids()))
 
 
 app.command("tune")(tune_command)

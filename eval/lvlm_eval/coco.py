@@ -19,7 +19,8 @@ from typing import Any
 
 from pycocotools.coco import COCO
 
-from lvlm_eval.names import Synonyms, node_names, read_synonyms
+from lvlm_eval.lvis import absent_unless_seen, is_lvis, lvis_categories
+from lvlm_eval.names import UNKNOWN, Synonyms, node_names, read_synonyms
 from lvlm_eval.other_truth import IDS, OBJECTS, read_records, read_voc, voc_files
 from lvlm_eval.records import read_json, write_json
 from lvlm_fix.errors import DataError, SettingError
@@ -39,7 +40,7 @@ __all__ = [
 ]
 
 Truth = dict[int, frozenset[str]]
-"""Image id -> the nodes that are in the picture."""
+"""Image id -> the nodes that are in the picture; "?cat": nobody looked whether there is a cat."""
 
 FOLDERS = ("val2014", "val2017", "images", "JPEGImages")
 """Where a data folder keeps its photos."""
@@ -74,8 +75,9 @@ def photos_in(folder: Path) -> dict[int, Path]:
 
 
 def read_truth(path: Path, synonyms: Synonyms | None = None) -> Truth:
-    """An objects file: one JSON object, image id -> list of nodes; or annotations of COCO's kind in
-    one file; or lines of photo and object (`other_truth.read_records`).
+    """An objects file: one JSON object, image id -> list of nodes ("?cat": unknown); or
+    annotations of COCO's or LVIS's kind in one file; or lines of photo and object
+    (`other_truth.read_records`).
 
     Raises:
         DataError: it is none of these, or names an object that is no COCO category.
@@ -96,13 +98,17 @@ def read_truth(path: Path, synonyms: Synonyms | None = None) -> Truth:
     if "annotations" in document or "categories" in document:
         objects: dict[int, set[str]] = {}
         _add(objects, path, "published", synonyms)
-        return {key: frozenset(objects[key]) for key in sorted(objects)}
+        return _settled(objects)
     truth: Truth = {}
     for key, names in document.items():
         if not re.fullmatch("[0-9]{1,30}", key) or not isinstance(names, list):
             raise DataError(f"{path}: entry {key!r} is not an image id with a list of objects")
-        found = node_names(map(str, names), path, synonyms)
-        truth[int(key)] = frozenset(node for node in found.values() if node is not None)
+        doubts = [str(name) for name in names if str(name).startswith(UNKNOWN)]
+        sure = [str(name) for name in names if not str(name).startswith(UNKNOWN)]
+        found = {node for node in node_names(sure, path, synonyms).values() if node is not None}
+        unsure = node_names([name.removeprefix(UNKNOWN) for name in doubts], path, synonyms)
+        marks = {f"{UNKNOWN}{node}" for node in unsure.values() if node not in (None, *found)}
+        truth[int(key)] = frozenset(found | marks)
     return truth
 
 
@@ -149,8 +155,17 @@ def annotated_truth(
     objects: dict[int, set[str]] = {}
     for path in files:
         _add(objects, path, dialect, synonyms)
-    write_json(cached, {str(key): sorted(objects[key]) for key in sorted(objects)})
-    return {key: frozenset(objects[key]) for key in sorted(objects)}
+    truth = _settled(objects)
+    write_json(cached, {str(key): sorted(names) for key, names in truth.items()})
+    return truth
+
+
+def _settled(objects: Mapping[int, set[str]]) -> Truth:
+    """The truth of what was gathered: what was seen is not unknown."""
+    return {
+        key: frozenset(found - {f"{UNKNOWN}{name}" for name in found})
+        for key, found in sorted(objects.items())
+    }
 
 
 def _instances(data: Path) -> list[Path]:
@@ -211,12 +226,14 @@ def _add(
         named = {key: str(category["name"]) for key, category in coco.cats.items()}
         if "caption" not in annotations[0] and not named:
             raise DataError(f"{path} has no list of categories")
-        if any("neg_category_ids" in image for image in coco.imgs.values()):
-            raise DataError(
-                f"{path} is of LVIS, which looks for some categories in some photos: what nobody "
-                "looked for would count as invented; expected COCO's instances of these photos, "
-                "whose ids are the same"
-            )
+        if is_lvis(coco.imgs.values()):
+            of = lvis_categories(coco.cats.values(), synonyms or {})
+            for key, image in coco.imgs.items():
+                objects.setdefault(int(key), set()).update(absent_unless_seen(image, of))
+            for one in annotations:
+                if (node := of.objects.get(one["category_id"])) is not None:
+                    objects.setdefault(int(one["image_id"]), set()).add(node)
+            return
         used = {named[one["category_id"]] for one in annotations if "caption" not in one}
         objects_of = node_names(sorted(used), path, synonyms)
         for image_id in coco.imgs:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from lvlm_eval import chair, pope
 from lvlm_eval.chair.score import Judgement, columns, cut, none_if_nan
 from lvlm_eval.ended import cut_in
 from lvlm_eval.fair import distances, is_control, length_adjusted
+from lvlm_eval.left_out import LeftOut, read_left_out
 from lvlm_eval.records import Record, by_id, read, read_json
 from lvlm_eval.run import stem
 from lvlm_eval.stats import Array, Figures, holm, paired
@@ -40,6 +41,8 @@ class Run:
     recorded."""
     cut: Mapping[str, Mapping[str, int | None]]
     """By split ("" for captions) and method: texts cut at the token limit; None: not recorded."""
+    left_out: LeftOut = field(default_factory=LeftOut)
+    """Photos that could not be read; none of their texts counts, and `image_ids` lacks them."""
 
     @property
     def methods(self) -> list[str]:
@@ -94,7 +97,8 @@ def load(folder: Path) -> Run:
     """
     if not (folder / "run.json").is_file():
         raise DataError(f"{folder} is no run folder: it has no run.json")
-    record = read_json(folder / "run.json")
+    record, gone = read_json(folder / "run.json"), read_left_out(folder)
+    record["image_ids"] = [key for key in record["image_ids"] if key not in gone]
     captions: dict[str, dict[int, str]] = {}
     questions: dict[str, dict[int, pope.Question]] = {}
     answers: dict[str, dict[str, dict[int, str]]] = {}
@@ -103,20 +107,25 @@ def load(folder: Path) -> Run:
     for method in record["methods"]:
         if record["task"] == "chair":
             path = _finished(folder / f"{stem(method)}.jsonl")
-            records = read(path)
+            records = [one for one in read(path) if one.get("image_id") not in gone]
             captions[method] = by_id(records, ("image_id",), ("caption",), path)
             cut[""][method] = cut_in(records, path)
             _same(path, list(captions[method]), record["image_ids"])
             continue
         for split in record["samples"]:
-            questions.setdefault(split, pope.read_questions(folder / f"questions.{split}.jsonl"))
+            asked = pope.read_questions(folder / f"questions.{split}.jsonl")
+            questions[split] = {k: one for k, one in asked.items() if one.image_id not in gone}
             path = _finished(folder / f"{stem(method)}.{split}.jsonl")
-            answers.setdefault(split, {})[method] = pope.read_answers(path)
-            records = read(path)
+            given = pope.read_answers(path)
+            lost = asked.keys() - questions[split].keys()
+            answers.setdefault(split, {})[method] = {
+                key: text for key, text in given.items() if key not in lost
+            }
+            records = [one for one in read(path) if one.get("image_id") not in gone]
             cut[split][method] = cut_in(records, path)
             odds.setdefault(split, {})[method] = odds_in(records)
             _same(path, list(answers[split][method]), list(questions[split]))
-    return Run(folder, record, captions, questions, answers, odds, cut)
+    return Run(folder, record, captions, questions, answers, odds, cut, gone)
 
 
 def compare(
@@ -143,7 +152,10 @@ def compare(
             f"a comparison needs the unmodified model; run again with --method {BASE} added"
         )
     others = [method for method in run.methods if method != BASE and method not in run.draws]
-    out: dict[str, Any] = {"task": run.record["task"], "model": run.record["model"], "base": BASE}
+    out: dict[str, Any] = {
+        "task": run.record["task"], "model": run.record["model"], "base": BASE,
+        "left_out": len(run.left_out),
+    }  # fmt: skip
     if run.captions:
         judged = {method: run.judgements(method, dialect) for method in run.methods}
         rows = {method: columns(judgements) for method, judgements in judged.items()}

@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 from lvlm_eval.records import Record
 from lvlm_fix.errors import DataError
 
-__all__ = ["Ended", "Said", "cut_in", "cut_line", "is_cut"]
+__all__ = ["Ended", "Said", "Unread", "cut_in", "cut_line", "is_cut"]
 
 Ended = Literal["end", "limit"]
 """`end`: the model ended the text. `limit`: it had not when the token limit was reached."""
@@ -22,6 +22,12 @@ class Said(NamedTuple):
     ended: Ended
     log_odds: float | None = None
     """Of Yes against No where the text answers such a question, natural."""
+
+
+class Unread(NamedTuple):
+    """In place of a text: the photo cannot be read."""
+
+    why: str
 
 
 def is_cut(record: Record) -> bool:

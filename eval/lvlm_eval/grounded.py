@@ -30,6 +30,7 @@ from lvlm_eval.options import (
 from lvlm_eval.run import commit_of, draw
 from lvlm_fix.errors import DataError, SettingError
 from lvlm_fix.models import DESCRIBE
+from lvlm_fix.tools.photos import Broken
 
 __all__ = ["grounding_command"]
 
@@ -72,13 +73,17 @@ def grounding_command(
     heads = family_of(loaded).decoder.config.num_attention_heads
     ks = [2**power for power in range(heads.bit_length()) if 2**power <= heads]
     found: list[Mentions] = []
+    broken = Broken()
     for start in track(range(0, len(chosen), batch_size), "captions", console=Console(stderr=True)):
         batch = chosen[start : start + batch_size]
-        opened = [lf.open_image(photos[key]) for key in batch]
+        read = list(broken.opened((key, photos[key]) for key in batch))
+        if not read:
+            continue
+        opened = [image for _, image in read]
         texts = answer_ids(
-            loaded, processor, opened, [prompt] * len(batch), max_new_tokens=max_new_tokens
+            loaded, processor, opened, [prompt] * len(opened), max_new_tokens=max_new_tokens
         )
-        for key, image, said in zip(batch, opened, texts, strict=True):
+        for (key, image), said in zip(read, texts, strict=True):
             if not tokenizer.decode(said, skip_special_tokens=True).strip():
                 print(
                     f"lvlm-fix: the caption of photo {key} is empty and is left out",
@@ -98,8 +103,10 @@ def grounding_command(
         "command": " ".join(["lvlm-fix", *sys.argv[1:]]),
     }
     if as_json:
-        return print(json.dumps(result))
-    Console().print(_table(result))
+        print(json.dumps(result))
+    else:
+        Console().print(_table(result))
+    broken.end()
 
 
 def _table(result: Mapping[str, Any]) -> Table:

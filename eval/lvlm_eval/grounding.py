@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lvlm_eval.names import UNKNOWN
 from lvlm_eval.roc import Places, Ranked, out_of_fold
 from lvlm_eval.stats import Array, interval
 from lvlm_fix.errors import DataError
@@ -57,7 +58,7 @@ def mentions_of(
 
     `place` is a control that needs no model: words further back count as more invented.
     """
-    named = mentions(found.text, dialect)
+    named = [m for m in mentions(found.text, dialect) if f"{UNKNOWN}{m.node}" not in truth]
     spans = [
         slice(found.words[one.first].tokens[0], found.words[one.last].tokens[1]) for one in named
     ]

@@ -10,12 +10,14 @@ from lvlm_fix.errors import DataError
 from lvlm_fix.objects.extract import mentions
 from lvlm_fix.objects.vocabulary import NODES
 
-__all__ = ["REST", "Synonyms", "node_names", "read_synonyms"]
+__all__ = ["REST", "UNKNOWN", "Synonyms", "known", "node_names", "node_of", "read_synonyms"]
 
 Synonyms = Mapping[str, str | None]
 """Category -> node of CHAIR; None: to be left out."""
 REST = "*"
 """In a file of synonyms: every category that is neither named there nor an object of CHAIR."""
+UNKNOWN = "?"
+"""Before an object in a photo's truth: nobody looked for it there, so it may be there or not."""
 VOC = {  # the names of PASCAL VOC that COCO has not
     "aeroplane": "airplane", "diningtable": "dining table", "motorbike": "motorcycle",
     "pottedplant": "potted plant", "sofa": "couch", "tvmonitor": "tv",
@@ -36,7 +38,7 @@ def node_names(
     for name in dict.fromkeys(names):
         if name in given:
             found[name] = given[name]
-        elif (node := _node(name)) is not None:
+        elif (node := node_of(name)) is not None:
             found[name] = node
         elif REST in given:
             found[name] = given[REST]
@@ -52,7 +54,7 @@ def node_names(
     return found
 
 
-def _node(name: str) -> str | None:
+def node_of(name: str) -> str | None:
     """The node that a name is as a whole."""
     lower = name.lower().replace("_", " ").strip()
     lower = VOC.get(lower, lower)
@@ -63,6 +65,11 @@ def _node(name: str) -> str | None:
     if len(found) == 1 and (found[0].first, found[0].last) == (0, len(words) - 1):
         return found[0].node
     return None
+
+
+def known(names: Iterable[str]) -> frozenset[str]:
+    """The objects that are there, without marks of what is unknown."""
+    return frozenset(name for name in names if not name.startswith(UNKNOWN))
 
 
 def read_synonyms(path: Path | None) -> dict[str, str | None]:

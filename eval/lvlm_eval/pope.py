@@ -17,6 +17,7 @@ import numpy as np
 
 from lvlm_eval.chair.score import none_if_nan
 from lvlm_eval.coco import Truth, photo_id
+from lvlm_eval.names import UNKNOWN, known
 from lvlm_eval.records import Record, by_id, read
 from lvlm_eval.stats import Array, bootstrap, ratio
 from lvlm_fix.errors import DataError, SettingError
@@ -159,9 +160,10 @@ def generate(
     if per_photo < 1:
         raise SettingError(f"per-photo must be >= 1, got {per_photo}")
     rng = Random(f"{seed} {split}")
-    frequent = Counter(name for names in truth.values() for name in names)
+    seen = {key: known(names) for key, names in truth.items()}
+    frequent = Counter(name for names in seen.values() for name in names)
     together = {name: Counter[str]() for name in NODES}
-    for names in truth.values():
+    for names in seen.values():
         for name in names:
             together[name].update(names)
     records: list[Record] = []
@@ -171,7 +173,7 @@ def generate(
                 f"the objects of photo {image_id} are unknown; give the truth file of these photos"
             )
         present = [name for name in NODES if name in truth[image_id]]
-        absent = [name for name in NODES if name not in truth[image_id]]
+        absent = [name for name in NODES if truth[image_id].isdisjoint((name, f"{UNKNOWN}{name}"))]
         count = min(per_photo, len(present), len(absent))
         asked = Random(f"{seed} {image_id}").sample(present, count)
         if split == "random":

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 
 from lvlm_eval.chair import Judgement
 from lvlm_eval.compare import BASE, Run, compare, drawn
+from lvlm_eval.left_out import without
 from lvlm_eval.pope import Rule
 from lvlm_fix import open_image
 from lvlm_fix.errors import LvlmFixError
@@ -69,6 +70,8 @@ def render(run: Run, dialect: Dialect = "published", rule: Rule = "published") -
     )
     body = [f"<h1>{record['task'].upper()}</h1><p class='lead'>{escape(what)}</p>"]
     body += [note] * (record["model"] == "tiny")
+    if gone := without(len(run.left_out)):
+        body.append(f"<p class='note'>{gone}: {', '.join(map(str, run.left_out))}.</p>")
     parts = [
         ("All splits" if "splits" in result else "Figures", result),
         *result.get("splits", {}).items(),

@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from lvlm_eval.left_out import end
 from lvlm_eval.options import AsJson, Images, TruthFile
 from lvlm_eval.published import TABLES, PublishedTable
 from lvlm_fix.errors import SettingError
@@ -68,6 +69,7 @@ def reproduce(
         print(json.dumps(result))
     else:
         _show(wanted, result)
+    end(found.left_out, len(found.record["image_ids"]) + len(found.left_out))
 
 
 def _announce(name: str, wanted: PublishedTable, limit: int | None, as_json: bool) -> None:

@@ -2,13 +2,14 @@
 
 A run folder holds `run.json` (what was asked, of what, with which versions), `<method>.jsonl` for
 captions or `<method>.<split>.jsonl` for answers (each says in `ended` whether the model ended the
-text, `end`, or the token limit, `limit`), the questions as `questions.<split>.jsonl`, and
-`parts/` while it lasts.
+text, `end`, or the token limit, `limit`), the questions as `questions.<split>.jsonl`,
+`left-out.jsonl` where photos are broken, and `parts/` while it lasts.
 
 The batch is the unit of work, and is served under one method after the other, so that what they
 share (photos, image features) is made once. Batches are cut once from the ordered samples, so a
 text never depends on what was done before, nor on how many processes share the work; process r of w
-takes batches r, r + w, ... A question that several splits ask about a photo is asked once.
+takes batches r, r + w, ... A question that several splits ask about a photo is asked once. A
+broken photo is left out of its batch; once it is mended, the whole batch is served again.
 """
 
 from __future__ import annotations
@@ -30,14 +31,15 @@ from rich.progress import Progress
 
 from lvlm_eval import pope
 from lvlm_eval.coco import FOLDERS, Truth, choose, photos_in, read_ids, truth_of
-from lvlm_eval.ended import Said
+from lvlm_eval.ended import Said, Unread
+from lvlm_eval.left_out import LeftOut, is_broken, read_left_out, write_left_out
 from lvlm_eval.records import Record, append, dumps, finished, read_json, write, write_json
 from lvlm_fix.errors import DataError, SettingError
 
 __all__ = ["Plan", "Serve", "Task", "Texts", "draw", "resumable", "run", "stem"]
 
 Task = Literal["chair", "pope"]
-Texts = Callable[[str], list[Said]]
+Texts = Callable[[str], Sequence[Said | Unread]]
 """Method as on the command line -> what is said per photo and prompt of the batch."""
 Serve = Callable[[Sequence[Path], Sequence[str]], AbstractContextManager[Texts]]
 """Photos and prompts of one batch -> its `Texts`, while the block lasts."""
@@ -157,17 +159,17 @@ def run(
     rank: int = 0,
     world: int = 1,
     wait: Callable[[], None] | None = None,
-) -> None:
+) -> LeftOut:
     """Do what is left of a plan in folder `out`; the finished files equal those of an uninterrupted
-    run.
+    run. What is left out are photos that cannot be read, in all methods of the folder.
 
     Args:
         rank, world: this process and how many share the work; they must share `out`.
         wait: returns once every process has called it.
 
     Raises:
-        DataError: `out` holds another run. Whatever the model or a photo raises; what is done
-        stays.
+        DataError: `out` holds another run, or no photo can be read. Whatever the model raises;
+        what is done stays.
     """
     wait = wait or _alone
     if rank == 0:
@@ -175,11 +177,9 @@ def run(
     wait()
     parts = out / "parts"
     parts.mkdir(parents=True, exist_ok=True)
-    files = {
-        method: [out / _file(method, split) for split in plan.samples] for method in plan.methods
-    }
-    left = [method for method in plan.methods if not all(path.exists() for path in files[method])]
-    done = {method: _done(parts, method) for method in left}
+    broken = {key: why for key, why in read_left_out(out).items() if is_broken(plan.photos[key])}
+    done = {method: _done(plan, out, method, broken) for method in plan.methods}
+    left = [method for method in plan.methods if not _whole(plan, out, method, done[method])]
     own = {method: parts / f"{stem(method)}.{rank}.jsonl" for method in left}
     for path in own.values():
         write(path, finished(path))  # a torn line goes before anything is added behind it
@@ -207,16 +207,9 @@ def run(
                     progress.advance(bar, len(batch))
     wait()
     if rank == 0:
-        for method in left:
-            found = _done(parts, method)
-            for split, records in plan.samples.items():
-                lines = (found[_key(record | {"split": split})] for record in records)
-                write(
-                    out / _file(method, split),
-                    [{k: v for k, v in line.items() if k != "split"} for line in lines],
-                )
-        shutil.rmtree(parts)
+        _finish(plan, out, left)
     wait()
+    return read_left_out(out)
 
 
 @contextmanager
@@ -327,16 +320,53 @@ def _begin(plan: Plan, out: Path) -> None:
     write_json(path, new)
 
 
-def _result(record: Record, said: Said) -> Record:
-    kind = {"question_id": record["question_id"]} if "question" in record else {}
-    return {
-        "split": record["split"],
-        **kind,
-        "image_id": record["image_id"],
-        "text" if kind else "caption": said.text,
-        "ended": said.ended,
-        **({} if said.log_odds is None else {"log_odds": said.log_odds}),
+def _finish(plan: Plan, out: Path, left: Sequence[str]) -> None:
+    """Write the files of the methods that were left, and the list of broken photos."""
+    before = read_left_out(out)
+    found = {method: _done(plan, out, method, before, again=False) for method in left}
+    unread = {
+        record["image_id"]: record["unread"]
+        for records in found.values()
+        for record in records.values()
+        if "unread" in record
     }
+    if len(unread) == len(plan.image_ids()):
+        first = next(iter(unread.values()))
+        raise DataError(f"no photo of {len(unread)} can be read (first: {first})")
+    for method in read_json(out / "run.json")["methods"]:  # those of earlier commands, too
+        if method not in left:
+            there = set(map(_key, _in_files(plan, out, method)))
+            absent = {key[2] for key in _keys(plan) if key[:2] not in there}
+            unread |= {key: why for key, why in before.items() if key in absent}
+    write_left_out(out, unread)
+    for method, records in found.items():
+        for split, samples in plan.samples.items():
+            lines = (records[_key(sample | {"split": split})] for sample in samples)
+            write(
+                out / _file(method, split),
+                [
+                    {k: v for k, v in line.items() if k != "split"}
+                    for line in lines
+                    if "unread" not in line
+                ],
+            )
+    shutil.rmtree(out / "parts")
+
+
+def _whole(plan: Plan, out: Path, method: str, done: Mapping[tuple[str, int], Record]) -> bool:
+    """Whether nothing is left to do for a method."""
+    return all((out / _file(method, split)).exists() for split in plan.samples) and all(
+        key[:2] in done for key in _keys(plan)
+    )
+
+
+def _result(record: Record, said: Said | Unread) -> Record:
+    kind = {"question_id": record["question_id"]} if "question" in record else {}
+    found = {"split": record["split"], **kind, "image_id": record["image_id"]}
+    if isinstance(said, Unread):
+        return found | {"unread": said.why}
+    found |= {"text" if kind else "caption": said.text, "ended": said.ended}
+    return found if said.log_odds is None else found | {"log_odds": said.log_odds}
 
 
 def _sample(question: pope.Question) -> Record:
@@ -360,13 +390,45 @@ def _file(method: str, split: str) -> str:
     return f"{stem(method)}.{split}.jsonl" if split else f"{stem(method)}.jsonl"
 
 
-def _done(parts: Path, method: str) -> dict[tuple[str, int], Record]:
-    files = [
-        path
-        for path in sorted(parts.glob("*.jsonl"))
-        if path.name.rsplit(".", 2)[0] == stem(method)
+def _done(
+    plan: Plan, out: Path, method: str, broken: LeftOut, *, again: bool = True
+) -> dict[tuple[str, int], Record]:
+    """What is there of a method: texts, and marks (`unread`) of broken photos; `again`: not of
+    those that are mended.
+    """
+    found = {
+        _key(sample | {"split": split}): _result(sample | {"split": split}, Unread(broken[key]))
+        for split, samples in plan.samples.items()
+        for sample in samples
+        if (key := sample["image_id"]) in broken
+    }
+    found |= {_key(record): record for record in _in_files(plan, out, method)}
+    files = sorted((out / "parts").glob("*.jsonl"))
+    for path in (path for path in files if path.name.rsplit(".", 2)[0] == stem(method)):
+        for record in finished(path):
+            if "unread" not in record:
+                found[_key(record)] = record
+            elif not again or is_broken(plan.photos[record["image_id"]]):
+                found.setdefault(_key(record), record)
+    return found
+
+
+def _keys(plan: Plan) -> list[tuple[str, int, int]]:
+    """The key of every sample, and its photo."""
+    return [
+        (*_key(sample | {"split": split}), sample["image_id"])
+        for split, samples in plan.samples.items()
+        for sample in samples
     ]
-    return {_key(record): record for path in files for record in finished(path)}
+
+
+def _in_files(plan: Plan, out: Path, method: str) -> list[Record]:
+    """The records of a method in its finished files."""
+    return [
+        record | {"split": split}
+        for split in plan.samples
+        for record in finished(out / _file(method, split))
+    ]
 
 
 def _alone() -> None:

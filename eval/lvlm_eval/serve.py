@@ -12,20 +12,23 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
+from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedModel, ProcessorMixin
 
 import lvlm_fix as lf
 from lvlm_eval.compare import CONTROLS
-from lvlm_eval.ended import Said
+from lvlm_eval.ended import Said, Unread
+from lvlm_eval.left_out import LeftOut
 from lvlm_eval.run import Plan, Serve, Texts, resumable, run
 from lvlm_eval.yes_no import odds_of
 from lvlm_fix.ask.asked import Asked, asked_by
 from lvlm_fix.core.at import closure
-from lvlm_fix.errors import SettingError
+from lvlm_fix.errors import InputError, SettingError
 from lvlm_fix.families import family_of
 from lvlm_fix.method import Method
 from lvlm_fix.models import end_tokens, prepare, revision_of
+from lvlm_fix.tools.photos import Broken
 from lvlm_fix.watches import ClsRows
 
 __all__ = [
@@ -35,6 +38,7 @@ __all__ = [
 
 ASK = "ask"
 """The part of a spec that is no method: how the texts are checked."""
+PLAIN = Image.new("RGB", (224, 224))
 
 
 def expand(specs: Sequence[str]) -> list[str]:
@@ -105,7 +109,8 @@ def serving(
     yes_no: bool = False,
 ) -> Serve:
     """Greedy texts of a model under the methods that `methods` names (an empty tuple: the
-    unmodified model), checked as `asked` says; with `yes_no`, their log-odds of Yes against No.
+    unmodified model), checked as `asked` says; with `yes_no`, their log-odds of Yes against No. A
+    photo that cannot be read has no texts, and the others of its batch have theirs.
     """
 
     depth = len(family_of(model).layers)
@@ -114,12 +119,14 @@ def serving(
 
     @contextmanager
     def serve(paths: Sequence[Path], prompts: Sequence[str]) -> Generator[Texts]:
-        opened = {path: lf.open_image(path) for path in dict.fromkeys(paths)}
-        inputs = prepare(model, processor, [opened[path] for path in paths], prompts)
+        inputs, broken = _prepared(model, processor, paths, prompts)
+        if inputs is None:
+            yield lambda _: [Unread(broken[path]) for path in paths]
+            return
         start = inputs["input_ids"].shape[1]
 
         @torch.no_grad()
-        def texts(spec: str) -> list[Said]:
+        def texts(spec: str) -> list[Said | Unread]:
             options: dict[str, Any] = {"do_sample": False, "max_new_tokens": max_new_tokens}
             check = asked[spec] if asked else None
             if check is not None:
@@ -139,12 +146,13 @@ def serving(
                 ended = [one.ended for one in check.checked]
             else:
                 ended = [not ends.isdisjoint(row) for row in ids]
-            return [
-                Said(text.strip(), "end" if end else "limit", each)
-                for text, end, each in zip(
-                    processor.batch_decode(ids, skip_special_tokens=True), ended, odds, strict=True
-                )
-            ]
+            rows = zip(
+                processor.batch_decode(ids, skip_special_tokens=True), ended, odds, strict=True
+            )
+            said = iter(
+                [Said(text.strip(), "end" if end else "limit", each) for text, end, each in rows]
+            )
+            return [Unread(broken[path]) if path in broken else next(said) for path in paths]
 
         with seen_once(model):
             yield texts
@@ -152,9 +160,43 @@ def serving(
     return serve
 
 
-def carry_out(plan: Plan, out: Path, revision: str | None = None) -> bool:
-    """Load a plan's model and do what is left of the plan in folder `out`, this process its share;
-    whether it is the process that tells of it.
+def _prepared(
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
+    paths: Sequence[Path],
+    prompts: Sequence[str],
+) -> tuple[Any, dict[Path, str]]:
+    """Inputs of the photos that can be read (None: of none), and why the others cannot."""
+    photos = Broken()
+    opened = dict(photos.opened((path, path) for path in dict.fromkeys(paths)))
+    broken = dict(photos.why)
+
+    def made(pairs: Sequence[tuple[Any, str]]) -> Any:
+        return prepare(model, processor, [photo for photo, _ in pairs], [ask for _, ask in pairs])
+
+    def rows() -> list[tuple[Any, str]]:
+        pairs = zip(paths, prompts, strict=True)
+        return [(opened[path], ask) for path, ask in pairs if path not in broken]
+
+    if not rows():
+        return None, broken
+    try:
+        return made(rows()), broken
+    except InputError:
+        made([(PLAIN, ask) for ask in prompts])  # a fault of a prompt is no photo's
+        for path, photo in opened.items():
+            try:
+                made([(photo, prompts[0])])
+            except InputError as error:  # such as a shape that the model does not take
+                broken[path] = f"{str(path)!r}: {error}"
+        if broken == photos.why:
+            raise
+        return made(rows()) if rows() else None, broken
+
+
+def carry_out(plan: Plan, out: Path, revision: str | None = None) -> LeftOut | None:
+    """Load a plan's model and do what is left of the plan in folder `out`, this process its share.
+    What was left out; None of a process that is not the one to tell of it.
 
     Raises what `run` raises, and `SettingError` for a method that cannot be, before the model is
     loaded.
@@ -167,7 +209,7 @@ def carry_out(plan: Plan, out: Path, revision: str | None = None) -> bool:
     model, processor = lf.load(plan.model, revision=revision, device=str(state.device))
     plan = dataclasses.replace(plan, model_revision=revision_of(model))
     with resumable(out):
-        run(
+        left_out = run(
             plan,
             serving(
                 model, processor, methods, plan.max_new_tokens, asking, yes_no=plan.task == "pope"
@@ -177,7 +219,7 @@ def carry_out(plan: Plan, out: Path, revision: str | None = None) -> bool:
             world=state.num_processes,
             wait=state.wait_for_everyone,
         )
-    return state.is_main_process
+    return left_out if state.is_main_process else None
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from lvlm_eval.compare import drawn
 from lvlm_eval.ended import cut_line
+from lvlm_eval.left_out import without
 from lvlm_eval.report import cell
 from lvlm_fix.errors import DataError
 
@@ -35,6 +36,8 @@ def show(result: Mapping[str, Any], console: Console) -> None:
     _print(console, "percent but words; 95 % intervals over photos",
            ["CHAIR_I", "recall", "F1", "words", "distinct_3"], rows)  # fmt: skip
     console.print(f"{cut_line(result['methods'], draws)}.", markup=False, highlight=False)
+    if gone := without(result["left_out"]):
+        console.print(f"{gone}.", markup=False, highlight=False)
     if not result["differences"]:
         return
     rows = {}

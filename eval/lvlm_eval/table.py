@@ -7,6 +7,7 @@ from typing import Any
 
 from lvlm_eval.compare import Run, compare, drawn
 from lvlm_eval.ended import cut_line
+from lvlm_eval.left_out import without
 from lvlm_eval.report import cell
 from lvlm_fix.errors import DataError
 
@@ -60,6 +61,8 @@ def table(*runs: Run) -> str:
     for run in runs:
         task = run.record["task"]
         lines.append(f"{task.upper()}: {cut_line(results[task]['methods'], drawn(run.methods))}.")
+        if gone := without(len(run.left_out)):
+            lines.append(f"{task.upper()}: {gone}.")
     for task, figures in shown.items():
         lines += [
             f"`{method}` against {found['draws']} draws of {found['of']}, {figures[name]}:"

@@ -17,6 +17,7 @@ from rich.console import Console
 import lvlm_fix as lf
 from lvlm_eval.chair.score import columns, judge
 from lvlm_eval.compare import BASE
+from lvlm_eval.left_out import LeftOut, end, read_left_out
 from lvlm_eval.options import (
     AsJson,
     BatchSize,
@@ -33,7 +34,7 @@ from lvlm_eval.run import Plan, Serve, draw, resumable, run, stem
 from lvlm_eval.serve import methods_of, serving
 from lvlm_eval.stats import Array
 from lvlm_eval.tune import GOAL, Goal, Space, confirm, search, space_of
-from lvlm_fix.errors import SettingError
+from lvlm_fix.errors import DataError, SettingError
 from lvlm_fix.methods import parse_methods
 from lvlm_fix.models import DESCRIBE, revision_of
 
@@ -83,9 +84,10 @@ def tune_command(
         name, _, settings = winner.partition(":")
         pairs = {f"{name}.{k}": v for k, v in (p.split("=") for p in settings.split(","))}
         write_json(out / "settings.json", pairs)
+    gone = read_left_out(out / "tuned") | read_left_out(out / "confirmed")
     if as_json:
         print(json.dumps(result))
-        return
+        return end(gone, len(samples[""]))
     console = Console(highlight=False, soft_wrap=True)
     for spec, found in result["candidates"].items():
         each = (
@@ -102,6 +104,7 @@ def tune_command(
         else f"{winner} helps; --method {winner.partition(':')[0]} --set @{out / 'settings.json'}",
         markup=False,
     )
+    end(gone, len(samples[""]))
 
 
 def tuned(
@@ -136,16 +139,20 @@ def tuned(
             "captioned once for the unmodified model, and once for each trial"
         )
     begun = time.monotonic()
+    broken: dict[str, LeftOut] = {}
 
     def rows(half: str, specs: Sequence[str]) -> dict[str, Array]:
         methods.update({spec: methods_of(spec, {}) for spec in specs if spec not in methods})
         own = replace(plan, samples={"": halves[half]}, methods=tuple(dict.fromkeys(specs)))
-        run(own, serve, out / half)
+        gone = run(own, serve, out / half)
+        if broken.setdefault(half, gone) != gone:
+            raise DataError("a photo broke, or was mended, during the search; run the same again")
         files = {spec: read(out / half / f"{stem(spec)}.jsonl") for spec in specs}
-        return {
-            spec: columns(judge({r["image_id"]: r["caption"] for r in found}, plan.truth))
+        texts = {
+            spec: {r["image_id"]: r["caption"] for r in found if r["image_id"] not in gone}
             for spec, found in files.items()
         }
+        return {spec: columns(judge(found, plan.truth)) for spec, found in texts.items()}
 
     base = rows("tuned", [BASE])[BASE]
     left = None if minutes is None else 60 * minutes - (time.monotonic() - begun)
@@ -154,7 +161,8 @@ def tuned(
         seconds=left,
     )  # fmt: skip
     if not best:
-        return {"n": len(halves["confirmed"]), "candidates": {}, "winner": None}
+        gone = len(read_left_out(out / "confirmed"))
+        return {"n": len(halves["confirmed"]) - gone, "candidates": {}, "winner": None}
     judged = rows("confirmed", [BASE, *best.values()])
     base = judged.pop(BASE)
     return confirm(judged, base, goal=goal, seed=plan.seed)

@@ -61,15 +61,20 @@ def calibrate(
     from lvlm_fix.ask.calibration import Asked
     from lvlm_fix.ask.calibration import calibrate as fit
     from lvlm_fix.models import DESCRIBE
+    from lvlm_fix.tools.photos import Broken
 
     loaded, processor = lf.load(model)
     asker = lf.Asker(loaded, processor)
     check = lf.asked(use="mark", processor=processor)
     found: list[Asked] = []
+    broken = Broken()
     starts = range(0, len(photos), batch_size)
     for start in track(starts, "asking", console=Console(stderr=True)):
         some = photos[start : start + batch_size]
-        opened = [lf.open_image(path) for _, path in some]
+        read = list(broken.opened(some))
+        if not read:
+            continue
+        opened = [image for _, image in read]
         if known is None:
             words = [word.strip() for word in absent.split(",") if word.strip()]
             answers = asker.look(opened, [words] * len(opened))
@@ -77,7 +82,7 @@ def calibrate(
             lf.answer(loaded, processor, opened, [DESCRIBE] * len(opened),
                       max_new_tokens=max_new_tokens, custom_generate=check)  # fmt: skip
             answers = [one.odds for one in check.checked]
-        for (key, _), odds in zip(some, answers, strict=True):
+        for (key, _), odds in zip(read, answers, strict=True):
             here = () if known is None else known.get(key)
             if here is None:
                 raise DataError(f"the objects of photo {key} are unknown; see --truth")
@@ -85,7 +90,8 @@ def calibrate(
     document: dict[str, Any]
     if known is None:
         document = {
-            "model": model, "question": asker.wording.question, "photos": len(photos),
+            "model": model, "question": asker.wording.question,
+            "photos": len(photos) - len(broken.why),
             "answers": len(found), "threshold": float(np.quantile([v for _, v, _ in found], 0.95)),
         }  # fmt: skip
         part = out.with_name(f".{out.name}.part")
@@ -96,10 +102,12 @@ def calibrate(
         curve.save(out)
         document = json.loads(out.read_text()) | {"threshold": round(curve.threshold(), 3)}
     if as_json:
-        return print(json.dumps(document))
-    for name, value in document.items():
-        Console().print(f"{name}: {value}", markup=False)
-    print(f"{len(found)} answers about {len(photos)} photos -> {out}", file=sys.stderr)
+        print(json.dumps(document))
+    else:
+        for name, value in document.items():
+            Console().print(f"{name}: {value}", markup=False)
+        print(f"{len(found)} answers about {document['photos']} photos -> {out}", file=sys.stderr)
+    broken.end()
 
 
 @app.command()

@@ -57,6 +57,7 @@ def caption(
     from lvlm_fix.ask.calibration import shipped
     from lvlm_fix.grounding import ground
     from lvlm_fix.models import answer_ids
+    from lvlm_fix.tools.photos import Broken
 
     asking, own = ask_settings(settings_of(set_ or []), use)
     check = None if use is None else asked_by(asking | {"use": use})
@@ -74,13 +75,11 @@ def caption(
         raise ImageError(f"there is no image file {str(images[0])!r}")
     loaded, processor = lf.load(model)
     items: list[dict[str, Any]] = []
-    failures = []
+    broken = Broken()
     for path in images:
-        try:
-            image = lf.open_image(path)
-        except ImageError as error:
-            failures.append(str(error))
-            items.append({"image": str(path), "error": str(error), "outputs": []})
+        image = broken.open(path)
+        if image is None:
+            items.append({"image": str(path), "error": broken.why[path], "outputs": []})
             continue
         outputs = []
         for name, acting in (("none", ()), (method, methods)):
@@ -122,10 +121,7 @@ def caption(
         output.pop("shown", None)
     if as_json:
         emit({"model": model, "prompt": prompt, "items": items})
-    for failure in failures:
-        print(f"lvlm-fix: {failure}", file=sys.stderr)
-    if failures:
-        raise SystemExit(2)
+    broken.end()
 
 
 def show_pair(path: Path, outputs: list[dict[str, Any]]) -> None:

@@ -33,6 +33,7 @@ from lvlm_fix.method import AtLayer
 from lvlm_fix.methods.act import ACT
 from lvlm_fix.methods.vhr import reinforced
 from lvlm_fix.models import open_image, prepare
+from lvlm_fix.tools.photos import Broken
 
 __all__ = ["EFFECTS", "KnockOut", "Labelled", "continued", "head_effects", "read_labelled",
            "spans"]  # fmt: skip
@@ -98,10 +99,11 @@ EFFECTS: dict[str, Effect] = {
 
 
 def read_labelled(
-    path: Path, images: Path, only: Container[int] | None = None
+    path: Path, images: Path, only: Container[int] | None = None, broken: Broken | None = None
 ) -> Iterable[Labelled]:
     """Texts from JSON lines `{"image": file name or COCO id, "text", "grounded": [words],
-    "invented": [words]}`; `only` some lines, by number from 1.
+    "invented": [words]}`; `only` some lines, by number from 1. With `broken`, texts whose photo
+    cannot be read are left out, and noted there.
 
     Raises `DataError` naming the line that cannot be used.
     """
@@ -117,7 +119,9 @@ def read_labelled(
             raise DataError(
                 f"{path}, line {number}: no text with a photo and its words ({error!r})"
             ) from None
-        yield Labelled(open_image(photo), text, grounded, invented)
+        image = open_image(photo) if broken is None else broken.open(photo)
+        if image is not None:
+            yield Labelled(image, text, grounded, invented)
 
 
 def _lines(path: Path) -> list[str]:

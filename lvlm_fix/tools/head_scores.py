@@ -52,6 +52,7 @@ def heads_score(
     import lvlm_fix as lf
     from lvlm_fix.images import SUFFIXES
     from lvlm_fix.tools.effects import EFFECTS, read_labelled
+    from lvlm_fix.tools.photos import Broken
     from lvlm_fix.tools.scoring import score_words
 
     if not images.is_dir():
@@ -60,21 +61,25 @@ def heads_score(
         raise SettingError(
             f"--words goes with the scores over words ({', '.join(EFFECTS)}), got --metric {metric}"
         )
+    broken = Broken()
     if words is not None:
-        labelled = list(islice(read_labelled(words, images), limit))
+        labelled = list(islice(read_labelled(words, images, broken=broken), limit))
         loaded, processor = lf.load(model)
         texts = track(labelled, "scoring heads", console=err)
         table = score_words(loaded, processor, texts, metric=metric, prompt=prompt, name=model)
         table.save(out_)
-        return print(f"{table.n} of {len(labelled)} texts -> {out_}", file=sys.stderr)
+        print(f"{table.n} of {len(labelled)} texts -> {out_}", file=sys.stderr)
+        return broken.end()
     paths = sorted(path for path in images.iterdir() if path.suffix.lower() in SUFFIXES)[:limit]
     if not paths:
         raise DataError(f"there are no photos ({', '.join(SUFFIXES)}) in {str(images)!r}")
     loaded, processor = lf.load(model)
-    photos = (lf.open_image(path) for path in track(paths, "scoring heads", console=err))
+    shown = track(paths, "scoring heads", console=err)
+    photos = (image for _, image in broken.opened((None, path) for path in shown))
     table = lf.score_heads(loaded, processor, photos, metric=metric, prompt=prompt, name=model)
     table.save(out_)
     print(f"{table.n} photos -> {out_}", file=sys.stderr)
+    broken.end()
 
 
 @app.command("curves")
@@ -96,14 +101,15 @@ def heads_curves(
     import lvlm_fix as lf
     from lvlm_fix.tools.asking import photos_of, truth_of
     from lvlm_fix.tools.curving import measure_curves
+    from lvlm_fix.tools.photos import Broken
 
     paths, known = photos_of(images, ids)[:limit], truth_of(truth)
     if missing := [key for key, _ in paths if key not in known]:
         raise DataError(f"the objects of photo {missing[0]} are unknown; see --truth")
     loaded, processor = lf.load(model)
-    photos = (
-        (lf.open_image(path), known[key]) for key, path in track(paths, "measuring", console=err)
-    )
+    broken = Broken()
+    shown = track(paths, "measuring", console=err)
+    photos = ((image, known[key]) for key, image in broken.opened(shown))
     curves = measure_curves(
         loaded, processor, photos, prompt=prompt, name=model, max_new_tokens=max_new_tokens
     )
@@ -113,6 +119,7 @@ def heads_curves(
         f"-> {out_}",
         file=sys.stderr,
     )
+    broken.end()
 
 
 @app.command("show")

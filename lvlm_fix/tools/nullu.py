@@ -28,6 +28,7 @@ from lvlm_fix.models import DESCRIBE, open_image, prepare, revision_of
 from lvlm_fix.tools.checkpoint import loaded_for, sha256_of, written
 from lvlm_fix.tools.effects import continued
 from lvlm_fix.tools.folding import owners_of, plain_linear
+from lvlm_fix.tools.photos import Broken
 
 __all__ = ["Pair", "directions", "export", "project", "read_pairs", "upper_layers"]
 
@@ -42,9 +43,12 @@ class Pair(NamedTuple):
     h_value: str
 
 
-def read_pairs(path: Path, images: Path, only: Container[int] | None = None) -> Iterator[Pair]:
+def read_pairs(
+    path: Path, images: Path, only: Container[int] | None = None, broken: Broken | None = None
+) -> Iterator[Pair]:
     """Pairs from JSON lines `{"image": file name, "value": right, "h_value": with inventions}`;
-    `only` some lines, by number from 1.
+    `only` some lines, by number from 1. With `broken`, pairs whose photo cannot be read are left
+    out, and noted there.
 
     Raises `DataError` naming the line that cannot be used.
     """
@@ -64,7 +68,9 @@ def read_pairs(path: Path, images: Path, only: Container[int] | None = None) -> 
             raise DataError(f"{path}, line {number}: no pair of captions ({error!r})") from None
         if not photo.is_file():
             raise DataError(f"{path}, line {number}: there is no photo {str(photo)!r}")
-        yield Pair(open_image(photo), *texts)
+        image = open_image(photo) if broken is None else broken.open(photo)
+        if image is not None:
+            yield Pair(image, *texts)
 
 
 def upper_layers(depth: int) -> tuple[int, ...]:

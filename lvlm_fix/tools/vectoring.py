@@ -19,6 +19,7 @@ from lvlm_fix.prompts import DESCRIBE
 if TYPE_CHECKING:
     from lvlm_fix.tools.effects import Labelled
     from lvlm_fix.tools.nullu import Pair
+    from lvlm_fix.tools.photos import Broken
 
 __all__ = ["app"]
 
@@ -69,24 +70,28 @@ def make(
     import lvlm_fix as lf
     from lvlm_fix.tools.making import KINDS
     from lvlm_fix.tools.making import make as measure
+    from lvlm_fix.tools.photos import Broken
 
     if kind not in KINDS:
         raise SettingError(f"--kind takes {' or '.join(KINDS)}, got {kind!r}")
-    texts, about = _texts(file, images, words is not None, limit, seed)
+    broken = Broken()
+    texts, about = _texts(file, images, words is not None, limit, seed, broken)
     loaded, processor = lf.load(model)
     shown = track(texts, "measuring", console=Console(stderr=True))
     found = measure(loaded, processor, shown, kind=kind, prompt=prompt, name=model, about=about)
     found.save(out)
     if as_json:
-        return print(json.dumps({"out": str(out), "layers": len(found.rows)} | dict(found.about)))
-    print(
-        f"{len(found.rows)} vectors from {found.about['texts']} of {len(texts)} texts -> {out}",
-        file=sys.stderr,
-    )
+        print(json.dumps({"out": str(out), "layers": len(found.rows)} | dict(found.about)))
+    else:
+        print(
+            f"{len(found.rows)} vectors from {found.about['texts']} of {len(texts)} texts -> {out}",
+            file=sys.stderr,
+        )
+    broken.end()
 
 
 def _texts(
-    file: Path, images: Path, words: bool, limit: int | None, seed: int
+    file: Path, images: Path, words: bool, limit: int | None, seed: int, broken: Broken
 ) -> tuple[list[Labelled] | list[Pair], dict[str, str]]:
     """The texts of a file, all or some drawn by seed; and what the manifest says of them."""
     from lvlm_fix.tools.checkpoint import sha256_of
@@ -101,7 +106,7 @@ def _texts(
         chosen = random.Random(seed).sample(list(lines), min(limit, len(lines)))
         lines = {number: lines[number] for number in chosen}
     reader: Any = read_labelled if words else read_pairs
-    texts = list(reader(file, images, lines))
+    texts = list(reader(file, images, lines, broken))
     about = {
         "from": "words" if words else "pairs", "sha256": sha256_of(file),
         "lines": str(len(texts)), "seed": "" if limit is None else str(seed),

@@ -13,6 +13,7 @@ from string import punctuation
 
 import numpy as np
 
+from lvlm_eval.names import UNKNOWN, known
 from lvlm_eval.stats import Array, bootstrap, ratio
 from lvlm_fix.errors import DataError
 from lvlm_fix.objects.extract import Dialect, Mention, mentions
@@ -28,6 +29,7 @@ class Judgement:
     caption: str
     mentions: tuple[Mention, ...]
     truth: frozenset[str]
+    unjudged: int = 0  # mentions of what nobody looked for in the picture: they count nowhere
 
     @property
     def invented(self) -> tuple[Mention, ...]:
@@ -51,10 +53,13 @@ def judge(
             f"the objects of {len(unknown)} of {len(captions)} photos are unknown (first:"
             f" {unknown[0]}); give the truth file of these photos"
         )
-    return [
-        Judgement(image_id, caption, tuple(mentions(caption, dialect)), frozenset(truth[image_id]))
-        for image_id, caption in captions.items()
-    ]
+    return [_judged(key, text, truth[key], dialect) for key, text in captions.items()]
+
+
+def _judged(image_id: int, caption: str, truth: Set[str], dialect: Dialect) -> Judgement:
+    named = mentions(caption, dialect)
+    judged = tuple(one for one in named if f"{UNKNOWN}{one.node}" not in truth)
+    return Judgement(image_id, caption, judged, known(truth), len(named) - len(judged))
 
 
 def labelled(judgement: Judgement) -> dict[str, object]:
