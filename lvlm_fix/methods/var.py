@@ -17,13 +17,12 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Float
-from torch import Tensor, addcmul, where
-from torch.nn.functional import threshold as floored
+from torch import Tensor, addcmul, threshold_, where
 
 from lvlm_fix.method import AtLayer, Method, Watch, setting
 from lvlm_fix.watches import ChannelSinks, ReceivedSinks
@@ -85,16 +84,17 @@ class VAR(Method):
         if found is None or self.share == 0:
             return weights
         rows = weights.flatten(1, 2)
-        on_image, on_sinks, on_others = rows.bmm(found.mT).unsqueeze(-1).unbind(2)  # batch rows 1
-        _, sinks, others = found.unsqueeze(2).unbind(1)  # batch 1 key
-        # the attention on the image; infinite where it is less than `image_share`
-        enough = floored(on_image, below(self.image_share), math.inf)
-        kept = on_others >= enough * max(self.ratio, LEAST)
+        sums = rows.bmm(found.mT)  # batch rows 3: on the image, on sinks, on others
+        # what is on the image counts as infinite where it is less than `image_share`
+        threshold_(sums[..., :1], below(self.image_share), math.inf)
+        parts = sums[..., :2] / sums[..., 2:]
+        kept = parts[..., :1] <= 1 / max(self.ratio, LEAST)
         # of a key's weight, at share 1
-        lost = addcmul(sinks, on_sinks / on_others, others, value=-1)
+        lost = addcmul(found[:, 1:2], parts[..., 1:], found[:, 2:], value=-1)
         return where(kept, addcmul(rows, rows, lost, value=-self.share), rows).view_as(weights)
 
 
+@cache
 def below(least: float) -> float:
     """The largest float32 below `least`, which a larger value must exceed to reach it."""
     return float(np.nextafter(np.float32(max(least, LEAST)), np.float32(-1)))
