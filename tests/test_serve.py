@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import importlib.util
 import io
 import json
 import os
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -38,7 +40,7 @@ from lvlm_fix.tools.serve_pictures import bytes_of, picture
 from lvlm_fix.tools.serve_worker import Choice, Limits, Worker
 from lvlm_fix.tools.serve_writer import steady
 
-KEY = "a-key"
+KEY = "sk-a-key"
 PROMPT = "Describe."
 # the server, with every file and address that it opens written to a log
 WATCHED = """
@@ -234,6 +236,7 @@ def test_what_vlmevalkit_sends_is_taken(server: Running, photos) -> None:
     for asked in (
         payload | {"max_tokens": 2048},
         payload | {"max_tokens": 2048, "messages": talk},
+        {k: v for k, v in payload.items() if k != "n"} | {"max_tokens": 2048},  # as packaged
         # names that hold "o1" or "o3" are taken for models that have no temperature
         {k: v for k, v in payload.items() if k != "temperature"} | {"max_completion_tokens": 2048},
         payload | {"max_tokens": 1024, "temperature": 0.0, "dataset": "POPE"},  # for LMDeploy
@@ -243,7 +246,30 @@ def test_what_vlmevalkit_sends_is_taken(server: Running, photos) -> None:
         )
         assert answer.status_code == 200, answer.text
         texts.append(json.loads(answer.text)["choices"][0]["message"]["content"].strip())
-    assert texts[0] and texts[0] == texts[2] == texts[3]
+    assert texts[0] and texts[0] == texts[2] == texts[3] == texts[4]
+
+
+def test_vlmevalkits_own_client_gets_its_answers(
+    server: Running, photos, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With `ms-vlmeval` (its wheel alone will do) on the path, and what its client imports."""
+    found = importlib.util.find_spec("vlmeval")
+    if found is None or found.origin is None:
+        pytest.skip("VLMEvalKit is not installed")
+    for name in ("vlmeval", "vlmeval.api"):  # what they import are models and data sets
+        bare = types.ModuleType(name)
+        bare.__path__ = [str(Path(found.origin).parent / Path(*name.split(".")[1:]))]
+        monkeypatch.setitem(sys.modules, name, bare)
+    client = pytest.importorskip("vlmeval.api.gpt", exc_type=ImportError).OpenAIWrapper
+    message = [{"type": "image", "value": str(photos[0])}, {"type": "text", "value": PROMPT}]
+    texts = {
+        name: client(
+            model=name, key=KEY, api_base=f"{server.url}/chat/completions", retry=1, wait=1,
+            timeout=60, max_tokens=16, img_size=-1,
+        ).generate(message)
+        for name in ("tiny", "tiny+vhr")
+    }  # fmt: skip
+    assert all(texts.values()) and texts["tiny"] != texts["tiny+vhr"]
 
 
 def test_no_file_and_no_address_is_opened(server: Running, photos, tmp_path: Path) -> None:

@@ -7,11 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from lvlm_eval.cli import app
 from lvlm_eval.ended import Said
 from lvlm_eval.run import Plan, Serve, Texts
 from lvlm_eval.stats import Array
 from lvlm_eval.tune import Goal, confirm, search, space_of, spec_of
 from lvlm_eval.tuning import tuned
+from PIL import Image
+from schema import held
+from typer.testing import CliRunner
 
 import lvlm_fix as lf
 from lvlm_fix.tools.cli import settings_of
@@ -111,6 +115,7 @@ def test_the_same_search_again_captions_nothing_and_goes_on_after_a_kill(tmp_pat
     calls: list[str] = []
     found = tuned(plan, serving(calls, methods), tmp_path, SPACES, methods, captions=72)
     assert found["winner"].startswith("vhr:") and found["n"] == 12
+    held(["eval", "tune", "--json"], json.dumps(found))
     first = len(calls)
     again = tuned(plan, serving(calls, methods), tmp_path, SPACES, methods, captions=72)
     assert again == found and len(calls) == first
@@ -143,3 +148,24 @@ def test_settings_are_read_from_a_file(tmp_path: Path) -> None:
         settings_of([f"@{path}"])
     with pytest.raises(lf.SettingError, match="cannot be read"):
         settings_of([f"@{tmp_path / 'none.json'}"])
+
+
+def test_the_command_prints_what_its_schema_says(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    for key in range(1, 5):
+        Image.new("RGB", (40, 30), (40 * key, 90, 20)).save(tmp_path / "images" / f"{key}.jpg")
+    objects = {str(key): ["dog"] for key in range(1, 5)}
+    (tmp_path / "objects.json").write_text(json.dumps(objects))
+    words = ["tune", "--data", tmp_path, "--truth", tmp_path / "objects.json", "--method", "vhr"]
+    words += ["--captions", 4, "--max-new-tokens", 8, "--out", tmp_path / "run", "--json"]
+    done = CliRunner().invoke(app, list(map(str, words)))
+    assert done.exit_code == 0, done.output
+    held(["eval", *words], done.stdout)
+    first = json.loads((tmp_path / "run" / "tuned" / "none.jsonl").read_text().splitlines()[0])
+    broken = first["image_id"]  # of the half that is searched on
+    (tmp_path / "images" / f"{broken}.jpg").write_bytes(b"torn")
+    words[words.index(tmp_path / "run")] = tmp_path / "again"
+    done = CliRunner().invoke(app, list(map(str, words)))
+    assert done.exit_code == 3, done.output
+    held(["eval", *words], done.stdout)
+    assert f"photo {broken}: " in done.stderr and "1 of 4 photos are broken" in done.stderr
