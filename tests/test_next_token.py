@@ -17,7 +17,7 @@ from lvlm_fix.contrast import contrasted, divergence, plausible, refined
 from lvlm_fix.method import AtToken, Method
 from lvlm_fix.tools.miniature import IMAGE, LAST, miniature
 from lvlm_fix.watches import Branch
-from lvlm_fix.watches.views import diffused
+from lvlm_fix.watches.noised_image import diffused
 
 WORDS = (5, 6, 7)
 # the models are random: one that writes an image token has no image for it

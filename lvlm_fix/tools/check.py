@@ -1,22 +1,20 @@
 """Whether methods act rightly on one model, on one machine and release: a line for each promise.
 
 Neutral settings are bit-equal; a method acts in the prompt and in decoding; a batch gives what its
-samples give one by one; cached and uncached agree; all is restored afterwards; what it costs. Two
-ways to the same figures differ by rounding: they may differ by four times what the unmodified
-model's own do there, or by a thousandth of the largest logit (a twentieth in half precision).
+samples give one by one; cached and uncached agree; all is restored afterwards; what it costs.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedModel
 
 from lvlm_fix.attach import fix
@@ -26,21 +24,17 @@ from lvlm_fix.images import open_image, sample_photos
 from lvlm_fix.method import Method
 from lvlm_fix.methods import M3ID, parse_methods
 from lvlm_fix.models import prepare
-from lvlm_fix.private import go_on, implementation_of, start
+from lvlm_fix.private import implementation_of
 from lvlm_fix.tools.geometries import QUESTIONS, Subject
 from lvlm_fix.tools.measuring import Clock, peak_of, spread, weights_of
 from lvlm_fix.tools.miniature import sample
 from lvlm_fix.tools.probing import PROBES
+from lvlm_fix.tools.two_ways import Found, apart, batches, caches, compared, most, passes, texts
 
-__all__ = ["Case", "Line", "apart", "case_of", "cases", "check", "compared", "passes", "texts"]
+__all__ = ["Case", "Line", "case_of", "cases", "check"]
 
-GREEDY: dict[str, Any] = {
-    "max_new_tokens": 3, "min_new_tokens": 3, "do_sample": False, "output_logits": True,
-    "return_dict_in_generate": True,
-}  # fmt: skip
 # a trained model may be sure of its words, which M3ID leaves alone
 LOOSE: dict[str, Method] = {"m3id": M3ID(decay=0.2, certainty=1.0)}
-MASKED = 0.01  # share of the vocabulary that rounding may move over a plausibility cut
 
 
 @dataclass(frozen=True)
@@ -62,9 +56,6 @@ class Line:
     holds: bool
     found: str
     figures: Mapping[str, Any]
-
-
-Found = tuple[bool, str, dict[str, Any]]
 
 
 def case_of(name: str, settings: Mapping[str, str]) -> Case:
@@ -106,12 +97,12 @@ class _Plain:
     @cached_property
     def batch(self) -> float:
         """What a batch and its samples differ by."""
-        return apart(*_batches(self.model, self.together, self.alone))[0]
+        return apart(*batches(self.model, self.together, self.alone))[0]
 
     @cached_property
     def cache(self) -> float:
         """What cached and uncached differ by."""
-        return apart(*_caches(self.model, self.alone[0]))[0]
+        return apart(*caches(self.model, self.alone[0]))[0]
 
     @cached_property
     def bytes(self) -> float:
@@ -171,7 +162,7 @@ def _acts(plain: _Plain, case: Case) -> Found:
         edited, step, token = passes(model, inputs)
         notes = [report.note for report in handle.report()]
         _, left, _ = passes(model, inputs, token, lambda: beside(model))
-    prompt, decoding = _most(edited, plain.first), _most(step, left)
+    prompt, decoding = most(edited, plain.first), most(step, left)
     if bool(edited.isnan().any() | step.isnan().any()):
         return False, "NaN", {}
     figures = {"prompt": prompt, "decoding": decoding}
@@ -182,13 +173,13 @@ def _acts(plain: _Plain, case: Case) -> Found:
 
 def _batch(plain: _Plain, case: Case) -> Found:
     with fix(plain.model, case.acting):
-        found = _batches(plain.model, plain.together, plain.alone)
+        found = batches(plain.model, plain.together, plain.alone)
     return compared(*found, plain.batch, half=plain.half)
 
 
 def _cache(plain: _Plain, case: Case) -> Found:
     with fix(plain.model, case.acting):
-        found = _caches(plain.model, plain.alone[0])
+        found = caches(plain.model, plain.alone[0])
     return compared(*found, plain.cache, half=plain.half)
 
 
@@ -222,86 +213,6 @@ def _cost(plain: _Plain, case: Case, rounds: int) -> Found:
     memory = (weights + peak) / (weights + plain.bytes)
     words = f"prefill × {_quartiles(prefill)}, a token × {_quartiles(token)}, memory × {memory:.3f}"
     return True, words, {"prefill": prefill, "token": token, "memory": memory, "rounds": rounds}
-
-
-# ways to the same figures
-# ------------------------------------------------------------------------------------------------
-
-
-def texts(model: PreTrainedModel, inputs: Mapping[str, Any], **options: Any) -> Any:
-    """A greedy text of the stock `generate`, with its logits."""
-    serve: Any = model.generate
-    return serve(**inputs, **(GREEDY | options))
-
-
-def passes(
-    model: PreTrainedModel,
-    inputs: Mapping[str, Any],
-    token: Tensor | None = None,
-    around: Callable[[], AbstractContextManager[Any]] = nullcontext,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits at the prompt's end and behind one more token (the likeliest, or the one given), and
-    that token; `around` is a context of the token's pass.
-    """
-    found: list[Tensor] = []
-
-    def own(model: Any, input_ids: Tensor, generation_config: Any, **given: Any) -> Tensor:
-        for name in ("logits_processor", "stopping_criteria"):
-            given.pop(name, None)
-        logits, grown = start(model, input_ids, generation_config, given)
-        new = logits.argmax(-1) if token is None else token
-        ids = torch.cat((input_ids, new[:, None]), 1)
-        with around():
-            step, _ = go_on(model, ids, grown)
-        found.extend((logits, step, new))
-        return ids
-
-    serve: Any = model.generate
-    serve(**inputs, do_sample=False, max_new_tokens=2, custom_generate=own)
-    first, step, new = found
-    return first, step, new
-
-
-def _batches(
-    model: PreTrainedModel, together: Mapping[str, Any], alone: Sequence[Mapping[str, Any]]
-) -> tuple[list[Tensor], list[Tensor]]:
-    *batch, token = passes(model, together)
-    each = [passes(model, one, token[n : n + 1])[:2] for n, one in enumerate(alone)]
-    return batch, [torch.cat(parts) for parts in zip(*each, strict=True)]
-
-
-def _caches(model: PreTrainedModel, inputs: Mapping[str, Any]) -> tuple[list[Tensor], list[Tensor]]:
-    cached, whole = (texts(model, inputs, use_cache=use) for use in (True, False))
-    width = inputs["input_ids"].shape[1]
-    same = (cached.sequences[:, width:] == whole.sequences[:, width:]).all(0).long().cumprod(0)
-    count = 1 + int(same[:-1].sum())  # as long as both are given the same words
-    return list(cached.logits[:count]), list(whole.logits[:count])
-
-
-def compared(
-    found: Sequence[Tensor], wanted: Sequence[Tensor], own: float, *, half: bool = False
-) -> Found:
-    """Whether two ways agree as well as they do for the unmodified model, which differ by `own`."""
-    worst, masked = apart(found, wanted)
-    largest = max(float(one[one.isfinite()].abs().max()) for one in wanted)
-    allowed = max(4 * own, largest * (5e-2 if half else 1e-3))
-    holds = worst <= allowed and masked <= MASKED and not any(bool(o.isnan().any()) for o in found)
-    words = f"largest difference {worst:.2g}, allowed {allowed:.2g}"
-    return holds, words, {"difference": worst, "allowed": allowed, "masked_apart": masked}
-
-
-def apart(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> tuple[float, float]:
-    """The largest difference where both are finite, and the share of logits masked in one alone."""
-    one, other = torch.stack(tuple(found)), torch.stack(tuple(wanted))
-    both = one.isfinite() & other.isfinite()
-    worst = float((one - other)[both].abs().max()) if both.any() else float("inf")
-    return worst, float((one.isfinite() != other.isfinite()).float().mean())
-
-
-def _most(one: Tensor, other: Tensor) -> float:
-    """The largest change of a logit; infinite where tokens were excluded and nothing else."""
-    worst, masked = apart([one], [other])
-    return worst or (float("inf") if masked else 0.0)
 
 
 def _state(model: PreTrainedModel) -> dict[str, Any]:

@@ -15,11 +15,12 @@ from transformers import CompileConfig
 
 from lvlm_fix.attach import fix
 from lvlm_fix.families import family_of
-from lvlm_fix.tools.check import Case, apart, case_of, cases, check, passes, texts
+from lvlm_fix.tools.check import Case, case_of, cases, check
 from lvlm_fix.tools.counting import WAITS, Counted, Waits
 from lvlm_fix.tools.geometries import Subject, subject
 from lvlm_fix.tools.measuring import Clock, peak_of, spread, weights_of
 from lvlm_fix.tools.probing import PROBES
+from lvlm_fix.tools.two_ways import apart, passes, texts
 
 __all__ = ["FULL", "MINIATURE", "Scale", "items"]
 
