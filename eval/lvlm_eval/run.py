@@ -27,7 +27,9 @@ from pathlib import Path
 from typing import Literal
 
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import Progress, ProgressColumn
+from rich.progress import Task as Bar
+from rich.text import Text
 
 from lvlm_eval import pope
 from lvlm_eval.coco import FOLDERS, Truth, choose, photos_in, read_ids, truth_of
@@ -151,6 +153,13 @@ class Plan:
         }
 
 
+class Rate(ProgressColumn):
+    """Texts a second of late."""
+
+    def render(self, task: Bar) -> Text:
+        return Text("" if task.speed is None else f"{task.speed:.2f} texts/s")
+
+
 def run(
     plan: Plan,
     serve: Serve,
@@ -184,7 +193,9 @@ def run(
     for path in own.values():
         write(path, finished(path))  # a torn line goes before anything is added behind it
     batches = plan.batches()[rank::world]
-    with Progress(console=Console(stderr=True), transient=True, disable=rank != 0) as progress:
+    columns = (*Progress.get_default_columns(), Rate())  # the default ones tell the time left
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=rank != 0) as progress:
         bar = progress.add_task("", total=len(left) * sum(map(len, batches)))
         for batch in batches:
             missing = [

@@ -1,9 +1,11 @@
 """Runs: killed and resumed, shared among processes, damaged, added to."""
 
 import contextlib
+import io
 import multiprocessing
 import os
 import random
+import re
 import sys
 import tempfile
 import threading
@@ -17,7 +19,9 @@ from hypothesis import strategies as st
 from lvlm_eval.compare import load
 from lvlm_eval.ended import Said
 from lvlm_eval.records import append, write
-from lvlm_eval.run import Serve, Texts, resumable, run
+from lvlm_eval.run import Rate, Serve, Texts, resumable, run
+from rich.console import Console
+from rich.progress import Progress
 
 from lvlm_fix import DataError, SettingError
 
@@ -271,3 +275,15 @@ def test_ctrl_c_says_how_to_go_on(tmp_path: Path, capsys: pytest.CaptureFixture[
         raise KeyboardInterrupt
     assert stop.value.code == 130
     assert f"stays in {tmp_path}, and the same command goes on" in capsys.readouterr().err
+
+
+def test_the_bar_tells_rate_and_time_left() -> None:
+    said = io.StringIO()
+    console = Console(file=said, force_terminal=True, width=100, color_system=None)
+    with Progress(*Progress.get_default_columns(), Rate(), console=console) as progress:
+        bar = progress.add_task("vhr", total=4000)
+        for _ in range(3):
+            time.sleep(0.01)
+            progress.advance(bar, 8)
+        progress.refresh()
+    assert re.search(r"vhr .* \d+:\d\d:\d\d \d+\.\d\d texts/s", said.getvalue())
