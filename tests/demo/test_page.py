@@ -235,10 +235,15 @@ def test_two_methods_stand_side_by_side_and_the_case_goes_through_a_file(
 
 def test_a_question_is_answered_twice(page: Any, photos: list[Path]) -> None:
     page.click("button[role=tab]:has-text('Yes or no')")
-    page.fill("#question textarea, #question input", "Is there a cup in the image?")
-    press(page, "#ask", "#status-ask")
-    page.wait_for_selector("#answers .answer >> nth=1")
-    page.wait_for_selector("#status-ask .busy", state="detached")
+    answers = page.locator("#answers .answer")
+    for _ in range(5):  # a box that is filled before its tab is all there forgets what it was told
+        page.fill("#question textarea, #question input", "Is there a cup in the image?")
+        page.press("#question textarea, #question input", "Tab")
+        press(page, "#ask", "#status-ask")
+        page.wait_for_selector("#status-ask .busy", state="detached")
+        if answers.count() == 2:
+            break
+    assert answers.count() == 2, page.inner_html("#status-ask")
     for answer in page.locator("#answers .big").all_inner_texts():
         assert re.match(r"(?i)(yes|no)\b", answer)
     page.screenshot(path=ARTEFACTS / "yes-or-no.png", full_page=True)
