@@ -8,18 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from lvlm_eval import chair, pope
-from lvlm_eval.chair.score import Judgement, columns, cut, none_if_nan
+from lvlm_eval.chair.score import Judgement, columns, cut
 from lvlm_eval.ended import cut_in
 from lvlm_eval.fair import distances, is_control, length_adjusted
 from lvlm_eval.left_out import LeftOut, read_left_out
 from lvlm_eval.records import Record, by_id, read, read_json
 from lvlm_eval.run import stem
-from lvlm_eval.stats import Array, Figures, holm, paired
+from lvlm_eval.stats import Array, Figures, corrected, none_if_nan, paired
 from lvlm_eval.yes_no import aucs, odds_in
 from lvlm_fix.errors import DataError
 from lvlm_fix.objects.extract import Dialect
 
-__all__ = ["BASE", "CONTROLS", "Run", "compare", "control", "drawn", "load", "of_captions"]
+__all__ = ["BASE", "CONTROLS", "Run", "compare", "control", "drawn", "drawn_of_all", "load",
+           "of_captions"]  # fmt: skip
 
 BASE = "none"
 """The unmodified model."""
@@ -54,7 +55,7 @@ class Run:
         """Seeds of a control, where there are several: a distribution, and no methods to be
         compared.
         """
-        return [draw for draws in drawn(self.methods).values() for draw in draws]
+        return drawn_of_all(self.methods)
 
     def judgements(self, method: str, dialect: Dialect = "published") -> list[Judgement]:
         """The captions of a method, judged."""
@@ -88,6 +89,11 @@ def drawn(methods: Iterable[str]) -> dict[str, list[str]]:
     return {one: draws for one, draws in found.items() if len(draws) > 1}
 
 
+def drawn_of_all(methods: Iterable[str]) -> list[str]:
+    """The seeds of all controls among some methods."""
+    return [draw for draws in drawn(methods).values() for draw in draws]
+
+
 def load(folder: Path) -> Run:
     """Read a run folder.
 
@@ -104,6 +110,10 @@ def load(folder: Path) -> Run:
     answers: dict[str, dict[str, dict[int, str]]] = {}
     odds: dict[str, dict[str, list[float] | None]] = {}
     cut: dict[str, dict[str, int | None]] = {split: {} for split in record["samples"]}
+    if record["task"] == "pope":
+        for split in record["samples"]:
+            asked = pope.read_questions(folder / f"questions.{split}.jsonl")
+            questions[split] = {k: one for k, one in asked.items() if one.image_id not in gone}
     for method in record["methods"]:
         if record["task"] == "chair":
             path = _finished(folder / f"{stem(method)}.jsonl")
@@ -113,15 +123,9 @@ def load(folder: Path) -> Run:
             _same(path, list(captions[method]), record["image_ids"])
             continue
         for split in record["samples"]:
-            asked = pope.read_questions(folder / f"questions.{split}.jsonl")
-            questions[split] = {k: one for k, one in asked.items() if one.image_id not in gone}
             path = _finished(folder / f"{stem(method)}.{split}.jsonl")
-            given = pope.read_answers(path)
-            lost = asked.keys() - questions[split].keys()
-            answers.setdefault(split, {})[method] = {
-                key: text for key, text in given.items() if key not in lost
-            }
             records = [one for one in read(path) if one.get("image_id") not in gone]
+            answers.setdefault(split, {})[method] = pope.answers_in(records, path)
             cut[split][method] = cut_in(records, path)
             odds.setdefault(split, {})[method] = odds_in(records)
             _same(path, list(answers[split][method]), list(questions[split]))
@@ -183,7 +187,7 @@ def compare(
         }
         part |= {"control": control(part["methods"])}
         if BASE in odds:
-            part["auc"] = _corrected(aucs(asked, odds, BASE, seed), others)
+            part["auc"] = aucs(asked, odds, BASE, seed, apart=run.draws)
         out |= part if split is None else {"splits": out["splits"] | {split: part}}
     return out
 
@@ -326,28 +330,10 @@ def _differences(
     }
     out: dict[str, Any] = {method: {} for method in found}
     for name in next(iter(found.values()), {}):
-        corrected = holm({method: differences[name].p for method, differences in found.items()})
-        for method, differences in found.items():
-            difference = differences[name]
-            out[method][name] = {
-                "difference": none_if_nan(difference.difference),
-                "ci": [none_if_nan(difference.low), none_if_nan(difference.high)],
-                "p": difference.p,
-                "p_holm": corrected[method],
-            }
+        changes = {method: differences[name] for method, differences in found.items()}
+        for method, row in corrected(changes).items():
+            out[method][name] = row
     return out
-
-
-def _corrected(found: dict[str, Any], methods: Iterable[str]) -> dict[str, Any]:
-    """With Holm's p over `methods`; other differences, those of draws, are left out."""
-    told = {name: found[name]["difference"] for name in methods if name in found}
-    corrected = holm({name: difference["p"] for name, difference in told.items()})
-    for name, row in found.items():
-        if name in told:
-            row["difference"]["p_holm"] = corrected[name]
-        else:
-            row.pop("difference", None)
-    return found
 
 
 def _matched(run: Run, method: str, dialect: Dialect) -> tuple[Array, Array]:

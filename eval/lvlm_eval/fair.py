@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from lvlm_eval.chair.score import figures, none_if_nan
-from lvlm_eval.stats import DRAWS, Array, draws_of, holm, interval
+from lvlm_eval.chair.score import figures
+from lvlm_eval.stats import DRAWS, Array, draws_of, holm, interval, none_if_nan
 
 __all__ = ["distances", "frontier", "is_control", "length_adjusted"]
 

@@ -7,9 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from lvlm_eval.records import read, write
-from lvlm_fix.errors import DataError, ImageError
-from lvlm_fix.images import open_image
-from lvlm_fix.tools.photos import LEFT_OUT
+from lvlm_fix.errors import DataError
+from lvlm_fix.tools.photos import LEFT_OUT, Broken
 
 __all__ = ["LeftOut", "end", "is_broken", "read_left_out", "without",
            "write_left_out"]  # fmt: skip
@@ -40,11 +39,7 @@ def write_left_out(folder: Path, found: LeftOut) -> None:
 
 def is_broken(path: Path) -> bool:
     """Whether a photo that could not be read still cannot."""
-    try:
-        open_image(path)
-    except ImageError:
-        return True
-    return False
+    return Broken().open(path) is None
 
 
 def without(many: int) -> str:

@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from random import Random
 from typing import Literal, NamedTuple
 
 import numpy as np
 
-from lvlm_eval.chair.score import none_if_nan
 from lvlm_eval.coco import Truth, photo_id
 from lvlm_eval.names import UNKNOWN, known
 from lvlm_eval.records import Record, by_id, read
-from lvlm_eval.stats import Array, bootstrap, ratio
+from lvlm_eval.stats import Array, bootstrap, none_if_nan, ratio
 from lvlm_fix.errors import DataError, SettingError
 from lvlm_fix.objects.vocabulary import NODES
 
@@ -28,6 +27,7 @@ __all__ = [
     "SPLITS",
     "Question",
     "Rule",
+    "answers_in",
     "columns",
     "corrected",
     "doubtful",
@@ -97,13 +97,19 @@ def corrected(
 
 
 def read_answers(path: Path, questions: Mapping[int, Question] | None = None) -> dict[int, str]:
+    """The answers of a file, as `answers_in` takes them. Raises `DataError`."""
+    return answers_in(read(path), path, questions)
+
+
+def answers_in(
+    records: Sequence[Record], path: Path, questions: Mapping[int, Question] | None = None
+) -> dict[int, str]:
     """Answers by `question_id`, `id` or `index`, under `prediction` or `response` (an `answer`
     beside these is what is right, and is not read), `answer` or `text`.
 
     Where an answer carries its question (`question`, `prompt`, or `text` beside `answer`), it must
     be the one that `questions` has under its number. Raises `DataError`.
     """
-    records = read(path)
     answers = by_id(records, IDS, ("prediction", "response", "answer", "text"), path)
     for (key, _), record in zip(answers.items(), records, strict=True):
         asked = record.get("question", record.get("prompt"))

@@ -115,7 +115,7 @@ def serving(
 
     depth = len(family_of(model).layers)
     ends = end_tokens(model)
-    whole: Any = processor  # every processor of these models has a tokenizer
+    tokenizer: Any = processor.tokenizer  # type: ignore[attr-defined]: each has one
 
     @contextmanager
     def serve(paths: Sequence[Path], prompts: Sequence[str]) -> Generator[Texts]:
@@ -141,7 +141,7 @@ def serving(
                 output = generate(**inputs, **options)
             ids = getattr(output, "sequences", output)[:, start:].tolist()
             scores = getattr(output, "scores", None)  # not every way of decoding has them
-            odds = odds_of(scores[0], whole.tokenizer) if scores else [None] * len(ids)
+            odds = odds_of(scores[0], tokenizer) if scores else [None] * len(ids)
             if check is not None:  # a checked text may be shorter than what was written
                 ended = [one.ended for one in check.checked]
             else:

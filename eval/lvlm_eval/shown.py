@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from lvlm_eval.compare import drawn
+from lvlm_eval.compare import drawn, drawn_of_all
 from lvlm_eval.ended import cut_line
 from lvlm_eval.left_out import without
 from lvlm_eval.report import cell
@@ -26,7 +26,8 @@ _MARKS = "osD^vP"
 def show(result: Mapping[str, Any], console: Console) -> None:
     """The figures that matter first, then the differences, then what follows from them."""
     draws = drawn(result["methods"])
-    methods = {k: v for k, v in result["methods"].items() if k not in _all(draws)}
+    seeds = drawn_of_all(result["methods"])
+    methods = {k: v for k, v in result["methods"].items() if k not in seeds}
     names = ("chair_i", "recall", "f1", "length", "distinct_3")
     rows = {
         method: [cell(name, found[name], found["ci"][name]) for name in names[:2]]
@@ -91,10 +92,6 @@ def words(result: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _all(draws: Mapping[str, list[str]]) -> set[str]:
-    return {draw for found in draws.values() for draw in found}
-
-
 def picture(result: Mapping[str, Any], path: Path) -> None:
     """Recall against CHAIR_I: methods as points with intervals, the controls as a line.
 
@@ -112,7 +109,7 @@ def picture(result: Mapping[str, Any], path: Path) -> None:
         if points:
             xs, ys = zip(*[(100 * x, 100 * y) for x, y in points], strict=True)
             axes.plot(xs, ys, style, color="#5b6478", marker=".", label=label)
-    draws, shown = _all(drawn(result["methods"])), 0
+    draws, shown = drawn_of_all(result["methods"]), 0
     for method, found in result["methods"].items():
         if found["chair_i"] is None or found["recall"] is None:
             continue

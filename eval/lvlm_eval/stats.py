@@ -8,7 +8,7 @@ Source: Efron & Tibshirani, "An Introduction to the Bootstrap" (1993); Holm (197
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -21,10 +21,12 @@ __all__ = [
     "Difference",
     "Figures",
     "bootstrap",
+    "corrected",
     "difference",
     "draws_of",
     "holm",
     "interval",
+    "none_if_nan",
     "paired",
     "ratio",
     "weights",
@@ -113,6 +115,25 @@ def holm(p: Mapping[str, float]) -> dict[str, float]:
         highest = max(highest, min(1.0, p[name] * (len(p) - rank)))
         adjusted[name] = highest
     return {name: adjusted[name] for name in p}
+
+
+def corrected(changes: Mapping[str, Difference]) -> dict[str, dict[str, Any]]:
+    """Differences as JSON has them, with Holm's p over all of them."""
+    holms = holm({name: change.p for name, change in changes.items()})
+    return {
+        name: {
+            "difference": none_if_nan(change.difference),
+            "ci": [none_if_nan(change.low), none_if_nan(change.high)],
+            "p": change.p,
+            "p_holm": holms[name],
+        }
+        for name, change in changes.items()
+    }
+
+
+def none_if_nan(value: float) -> float | None:
+    """JSON has no NaN; a figure that is undefined is null."""
+    return None if np.isnan(value) else value
 
 
 def _total(columns: Array) -> Array:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lvlm_eval.compare import Run, compare, drawn
+from lvlm_eval.compare import Run, compare, drawn, drawn_of_all
 from lvlm_eval.ended import cut_line
 from lvlm_eval.left_out import without
 from lvlm_eval.report import cell
@@ -40,9 +40,9 @@ def table(*runs: Run) -> str:
     head = [name for figures in shown.values() for name in figures.values()]
     lines = [f"| method | {' | '.join(head)} |", "|---" * (len(head) + 1) + "|"]
     methods = dict.fromkeys(method for run in runs for method in run.methods)
-    seeds = drawn(methods)
+    seeds = drawn_of_all(methods)
     for method in methods:
-        if any(method in draws for draws in seeds.values()):
+        if method in seeds:
             continue
         cells = [
             _cell(results[task]["methods"].get(method), name)
@@ -50,7 +50,7 @@ def table(*runs: Run) -> str:
             for name in figures
         ]
         lines.append(f"| `{method}` | {' | '.join(cells)} |")
-    for control, draws in seeds.items():
+    for control, draws in drawn(methods).items():
         cells = [
             _range(results[task]["methods"], draws, name)
             for task, figures in shown.items()

@@ -6,17 +6,16 @@ bias, the AUC does not.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from lvlm_eval.chair.score import none_if_nan
 from lvlm_eval.pope import Question
 from lvlm_eval.records import Record
 from lvlm_eval.roc import Ranked
-from lvlm_eval.stats import Array, difference, interval, weights
+from lvlm_eval.stats import Array, corrected, difference, interval, none_if_nan, weights
 from lvlm_fix.ask.wording import Wording
 
 __all__ = ["MOST", "aucs", "odds_in", "odds_of"]
@@ -42,10 +41,14 @@ def odds_in(records: Sequence[Record]) -> list[float] | None:
 
 
 def aucs(
-    questions: Mapping[int, Question], odds: Mapping[str, list[float]], base: str, seed: int = 0
+    questions: Mapping[int, Question],
+    odds: Mapping[str, list[float]],
+    base: str,
+    seed: int = 0,
+    apart: Container[str] = (),
 ) -> dict[str, Any]:
-    """Per method its AUC with a 95 % interval; of every method but `base` the difference from it,
-    paired over photos.
+    """Per method its AUC with a 95 % interval; of every method but `base` and those `apart` the
+    difference from `base`, paired over photos.
 
     `odds` are in the order of `questions`, and hold `base`. An AUC is None where all questions have
     one answer.
@@ -59,14 +62,16 @@ def aucs(
         ranked = Ranked(positive, -np.array(values))
         every = ranked.auroc(np.ones(len(asked)))
         found[method] = every, np.array([ranked.auroc(each) for each in drawn])
-    out: dict[str, Any] = {}
-    for method, (value, each) in found.items():
-        out[method] = {"value": none_if_nan(value), "ci": [*map(none_if_nan, interval(each))]}
-        if method != base:
-            change = difference(value - found[base][0], each - found[base][1])
-            out[method]["difference"] = {
-                "difference": none_if_nan(change.difference),
-                "ci": [none_if_nan(change.low), none_if_nan(change.high)],
-                "p": change.p,
-            }
+    whole, resampled = found[base]
+    changes = {
+        method: difference(value - whole, each - resampled)
+        for method, (value, each) in found.items()
+        if method != base and method not in apart
+    }
+    out: dict[str, Any] = {
+        method: {"value": none_if_nan(value), "ci": [*map(none_if_nan, interval(each))]}
+        for method, (value, each) in found.items()
+    }
+    for method, row in corrected(changes).items():
+        out[method]["difference"] = row
     return out

@@ -12,7 +12,7 @@ from lvlm_eval import pope
 from lvlm_eval.cli import app
 from lvlm_eval.compare import compare, load
 from lvlm_eval.records import read
-from lvlm_eval.run import Plan, run
+from lvlm_eval.run import Plan, run, stem
 from lvlm_eval.serve import methods_of, serving
 from lvlm_eval.yes_no import MOST, aucs, odds_of
 from schema import held
@@ -66,7 +66,7 @@ def test_a_run_records_the_log_odds_of_the_first_token_under_each_method(
     for spec in ("none", "vhr:strength=3"):
         with torch.no_grad(), lf.fix(tiny[0], methods[spec] or lf.VHR(strength=1)):
             logits = tiny[0](**inputs).logits[:, -1]
-        found = [record["log_odds"] for record in read(tmp_path / f"{pope_file(spec)}.a.jsonl")]
+        found = [record["log_odds"] for record in read(tmp_path / f"{stem(spec)}.a.jsonl")]
         assert found == pytest.approx(odds_of(logits, tiny[1].tokenizer), abs=1e-4)
     assert "log_odds" not in read(tmp_path / "opera.a.jsonl")[0]  # its beams give no scores
     auc = compare(load(tmp_path))["auc"]
@@ -77,7 +77,3 @@ def test_a_run_records_the_log_odds_of_the_first_token_under_each_method(
     held([*words, "--json"], out.stdout)
     assert json.loads(out.stdout)["auc"].keys() == auc.keys()
     assert "AUC" in CliRunner().invoke(app, words[1:]).stdout
-
-
-def pope_file(spec: str) -> str:
-    return spec.replace(":", "-").replace("=", "-")

@@ -14,7 +14,7 @@ from string import punctuation
 import numpy as np
 
 from lvlm_eval.names import UNKNOWN, known
-from lvlm_eval.stats import Array, bootstrap, ratio
+from lvlm_eval.stats import Array, bootstrap, none_if_nan, ratio
 from lvlm_fix.errors import DataError
 from lvlm_fix.objects.extract import Dialect, Mention, mentions
 
@@ -86,11 +86,6 @@ def score(judgements: list[Judgement], seed: int = 0) -> dict[str, object]:
     plain: dict[str, object] = {name: none_if_nan(value) for name, value in values.items()}
     ci = {name: [none_if_nan(end) for end in ends] for name, ends in intervals.items()}
     return {"n": len(judgements), **plain, "ci": ci}
-
-
-def none_if_nan(value: float) -> float | None:
-    """JSON has no NaN; a figure that is undefined is null."""
-    return None if np.isnan(value) else value
 
 
 def columns(judgements: list[Judgement]) -> Array:
