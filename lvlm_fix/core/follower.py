@@ -45,7 +45,6 @@ class Follower:
         self._generating = Generating()
         self._caches = weakref.WeakSet[Cache]()
         self._embedded: Tensor | None = None  # ids that a model embeds before its decoder runs
-        self._own: Method | None = None  # that decodes by itself
         self._checked = False
         self.unreached: frozenset[int] = frozenset()  # acting layers without attention of this kind
 
@@ -53,7 +52,7 @@ class Follower:
         """Run every forward of the model within a pass; `edit` its output behind it. `own`: the
         method that decodes, and its place.
         """
-        runs, self._own = self.family.runs, own[1] if own else None
+        runs = self.family.runs
         self._generating.attach(attached, runs, self.family.image_tokens, own)
         base = runs.base_model
         for part in (runs,) if base is runs else (runs, base):
@@ -84,11 +83,8 @@ class Follower:
         text = None if cache is None else self._known(cache)
         start = 0 if text is None else text.length
         promised = None if frame is None else frame.promised(start, ids.shape[1])
-        if self._own is not None and frame is None and text is not None and text.any_with_image:
-            raise InputError(
-                f"{self._own.method_name()} decodes by itself, and passes one by one are no "
-                "decoding: call the model's own `generate` within the block"
-            )
+        if text is not None:
+            self._generating.check(text)
         if text is None:
             static = cache is not None and cache.is_compileable
             text = Text(self, self.family.image_tokens, len(ids), static, ids.device)

@@ -45,6 +45,7 @@ class Generating:
 
     def __init__(self) -> None:
         self._local = threading.local()
+        self._own: Method | None = None  # that decodes by itself
 
     @property
     def frame(self) -> Frame | None:
@@ -59,6 +60,7 @@ class Generating:
         """Listen to the model's `generate`; refuse what goes past its forward. `own`: the method
         that decodes, and its place.
         """
+        self._own = None if own is None else own[1]
         plain: Any = model.generate
         names = tuple(inspect.signature(plain).parameters)
 
@@ -80,6 +82,16 @@ class Generating:
         for name in ELSEWHERE:
             if name in dir(type(model)):
                 attached.attribute(model, name, _refuse(name))
+
+    def check(self, text: Text) -> None:
+        """Raise `InputError` where a text goes on outside of `generate`, under a method that
+        decodes.
+        """
+        if self._own is not None and self.frame is None and text.any_with_image:
+            raise InputError(
+                f"{self._own.method_name()} decodes by itself, and passes one by one are no "
+                "decoding: call the model's own `generate` within the block"
+            )
 
     @contextmanager
     def _running(self, frame: Frame) -> Generator[Frame]:
