@@ -16,7 +16,7 @@ from lvlm_eval.pope import Question
 from lvlm_eval.records import Record
 from lvlm_eval.roc import Ranked
 from lvlm_eval.stats import Array, corrected, difference, interval, none_if_nan, weights
-from lvlm_fix.ask.wording import Wording
+from lvlm_fix.ask.wording import Wording, log_odds
 
 __all__ = ["MOST", "aucs", "odds_in", "odds_of"]
 
@@ -28,9 +28,8 @@ def odds_of(logits: Tensor, tokenizer: Any) -> list[float]:
     """Log-odds of Yes against No, natural, in the logits of each answer's first token (answer
     vocabulary); 0 where a method forbids both.
     """
-    yes, no = Wording().answers(tokenizer)
-    said, denied = (logits[:, list(ids)].float().logsumexp(-1) for ids in (yes, no))
-    return (said - denied).nan_to_num(0.0, MOST, -MOST).clamp(-MOST, MOST).tolist()
+    odds = log_odds(logits.float(), *Wording().answers(tokenizer))
+    return odds.nan_to_num(0.0, MOST, -MOST).clamp(-MOST, MOST).tolist()
 
 
 def odds_in(records: Sequence[Record]) -> list[float] | None:

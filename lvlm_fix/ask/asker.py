@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, ProcessorMixin
 
 from lvlm_fix.ask.prefix import Prefix, by_columns, prefix_of
-from lvlm_fix.ask.wording import Wording
+from lvlm_fix.ask.wording import Wording, log_odds
 from lvlm_fix.core.call import Signature
 from lvlm_fix.core.turns import beside
 from lvlm_fix.errors import InputError, SettingError
@@ -47,7 +47,7 @@ class Asker:
         self.wording = wording or Wording()
         self.family = family_of(model)
         self.tokenizer: Any = processor.tokenizer  # type: ignore[attr-defined]: each has one
-        self._yes, self._no = (list(ids) for ids in self.wording.answers(self.tokenizer))
+        self._yes, self._no = self.wording.answers(self.tokenizer)
         self._cache_name = Signature(model).cache
         self._tails: dict[str, list[int]] = {}
 
@@ -131,7 +131,7 @@ class Asker:
         """One pass over some questions (sample, object)."""
         tails = [self._tails[name] for _, name in asked]
         logits = answers_to(self.model, self.family, prefix, [row for row, _ in asked], tails)
-        return logits[:, self._yes].logsumexp(-1) - logits[:, self._no].logsumexp(-1)
+        return log_odds(logits, self._yes, self._no)
 
 
 def answers_to(

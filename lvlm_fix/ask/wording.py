@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor
 
 from lvlm_fix.core.settings import check_settings, setting
 from lvlm_fix.errors import ModelError, SettingError
 
-__all__ = ["Wording"]
+__all__ = ["Wording", "log_odds"]
 
 
 @dataclass(frozen=True)
@@ -55,3 +59,12 @@ class Wording:
                 f"the answers {self.yes!r} and {self.no!r} begin with the same token: choose others"
             )
         return tuple(sorted(yes - both)), tuple(sorted(no - both))
+
+
+def log_odds(
+    logits: Float[Tensor, "answer vocabulary"], yes: Sequence[int], no: Sequence[int]
+) -> Float[Tensor, " answer"]:
+    """Log-odds of Yes against No, natural, at the first token of each answer; `yes` and `no` are
+    `Wording.answers`.
+    """
+    return logits[:, [*yes]].logsumexp(-1) - logits[:, [*no]].logsumexp(-1)
