@@ -25,6 +25,11 @@ logging.set_verbosity_error()
 SHARED = Path(__file__).resolve().parents[1] / ".." / "shared"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes minutes comes first, so that no worker is left alone with it."""
+    items.sort(key=lambda item: item.path.name != "test_routes.py")
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of real photos and published figures, beside the repository."""
