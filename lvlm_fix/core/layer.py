@@ -15,7 +15,7 @@ from lvlm_fix.core.follower import Follower
 from lvlm_fix.core.hidden import HiddenStates
 from lvlm_fix.core.method import Method
 from lvlm_fix.core.prompt_cache import PromptCache
-from lvlm_fix.core.rows import check_rows, hiding, raw_logits, row_logits, row_options, weigh
+from lvlm_fix.core.rows import edited_rows, row_logits, row_options, seen_logits, softmax, weigh
 from lvlm_fix.core.text import Pass
 
 __all__ = ["Layer"]
@@ -93,19 +93,17 @@ class Layer:
             looking = bool(self._lookers)
         before = after = None
         if now.editable and (self._logits or self._weights or looking):
-            check_rows(kwargs)
             before, after = self._edit_rows(at, now, query, key, mask, row_options(module, kwargs))
         if after is not None and before is None:  # the row is all there is: keys are read once
             output, weights = weigh(after, value).to(query.dtype), after.to(query.dtype)
         else:
             output, weights = plain(module, *args, **kwargs)
             if before is not None and after is not None:
-                index = _index(now).to(output.device)
+                index = edited_rows(now).to(output.device)
                 output = output.index_add(1, index, weigh(after - before, value).to(output.dtype))
                 if weights is not None and weights.ndim == 4:  # eager; flex attention returns sums
                     weights = weights.index_copy(2, index, after.to(weights.dtype))
         if self._prompt.acting:
-            check_rows(kwargs)
             options = row_options(module, kwargs)
             output = self._prompt.edit(at, query, key, value, mask, options, output)
         return self._edit_heads(at, now, output), weights
@@ -143,19 +141,16 @@ class Layer:
             return row_logits(rows, key, mask, index, query.shape[2], **options)
 
         rows = query if now.index is None else query.index_select(2, now.index.to(query.device))
-        logits = raw_logits(rows, key, options["scaling"], options["softcap"])
-        if (hidden := hiding(now, query, key, mask, options)) is not None:
-            logits = logits + hidden
-        edited = logits
+        edited = logits = seen_logits(now, rows, query, key, mask, options)
         for number, method in self._logits:
             new = method.attention_logits(edited, self._for(at, now, method))
             if new is not edited:
                 new = torch.where(edited > -torch.inf, new, edited)  # what is hidden stays hidden
             edited = self._accept(at, now, number, method, edited, new)
-        weights = _softmax(edited, now)
+        weights = softmax(edited, now)
         lookers = self._here if now.prompt_rows else self._lookers
         unneeded = now.whole and not lookers
-        plain = weights if edited is logits else None if unneeded else _softmax(logits, now)
+        plain = weights if edited is logits else None if unneeded else softmax(logits, now)
         if plain is not None:
             for live in lookers:
                 live.look(at, Rows(logits, plain, some))
@@ -202,13 +197,3 @@ class Layer:
                 now.changed.append((number, output.shape[1]))
             output = edited
         return output
-
-
-def _index(now: Pass) -> Tensor:
-    """The rows that may be edited, by number."""
-    return torch.zeros_like(now.text.position) if now.index is None else now.index
-
-
-def _softmax(logits: Tensor, now: Pass) -> Tensor:
-    """The weights; a padding row of a prompt, which sees nothing, has none."""
-    return logits.softmax(-1).nan_to_num(0.0) if now.prompt_rows else logits.softmax(-1)

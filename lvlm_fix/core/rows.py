@@ -19,22 +19,26 @@ from torch.nn.attention.flex_attention import BlockMask
 from lvlm_fix.core.passes import Pass
 from lvlm_fix.errors import InputError, ModelError
 
-__all__ = ["check_rows", "hiding", "raw_logits", "row_logits", "row_options", "weigh"]
+__all__ = [
+    "edited_rows",
+    "raw_logits",
+    "row_logits",
+    "row_options",
+    "seen_logits",
+    "softmax",
+    "weigh",
+]
 
 
-def check_rows(kwargs: Mapping[str, Any]) -> None:
-    """Raise where one call of the attention interface has what `row_logits` does not know."""
+def row_options(module: nn.Module, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """What `row_logits` needs to know of one call of the attention interface: scale, cap, window,
+    direction. Raises where the call has what it does not know.
+    """
     for name in ("s_aux", "position_bias"):  # learned sinks; relative positions
         if kwargs.get(name) is not None:
             raise ModelError(f"attention with {name} cannot be edited by rows")
     if kwargs.get("dropout"):
         raise InputError("attention with dropout cannot be edited by rows: call model.eval()")
-
-
-def row_options(module: nn.Module, kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """What `row_logits` needs to know of one call of the attention interface: scale, cap, window,
-    direction.
-    """
     causal = kwargs.get("is_causal")
     return {
         "scaling": kwargs.get("scaling"),
@@ -129,16 +133,20 @@ def _hiding(allowed: Bool[Tensor, "*rest query key"]) -> Float[Tensor, "*rest qu
     return torch.zeros_like(allowed, dtype=torch.float32).masked_fill_(~allowed, -torch.inf)
 
 
-def hiding(
-    now: Pass, query: Tensor, key: Tensor, mask: object, options: Mapping[str, Any]
-) -> Tensor | None:
-    """What hides keys from the rows that may be edited; made once for layers with the same mask."""
+def seen_logits(
+    now: Pass, rows: Tensor, query: Tensor, key: Tensor, mask: object, options: Mapping[str, Any]
+) -> Float[Tensor, "batch heads query key"]:
+    """`row_logits` of the rows that may be edited; what hides keys is made once for layers with the
+    same mask.
+    """
+    logits = raw_logits(rows, key, options["scaling"], options["softcap"])
     window, causal = options["sliding_window"], options["causal"]
     kind = "hiding", key.shape[2], window, causal, key.device
     if kind not in now.masks or now.masks[kind][0] is not mask:
         index = None if now.index is None else now.index.to(key.device)
         now.masks[kind] = mask, masking(mask, index, query.shape[2], key, window, causal)
-    return now.masks[kind][1]
+    hidden = now.masks[kind][1]
+    return logits if hidden is None else logits + hidden
 
 
 def _causal(
@@ -161,3 +169,15 @@ def weigh(
     key_heads, dim = value.shape[1], value.shape[-1]
     grouped = weights.to(value.dtype).reshape(batch, key_heads, heads // key_heads * n_rows, n_keys)
     return (grouped @ value).reshape(batch, heads, n_rows, dim).transpose(1, 2)
+
+
+def softmax(
+    logits: Float[Tensor, "batch heads query key"], now: Pass
+) -> Float[Tensor, "batch heads query key"]:
+    """The weights; a padding row of a prompt, which sees nothing, has none."""
+    return logits.softmax(-1).nan_to_num(0.0) if now.prompt_rows else logits.softmax(-1)
+
+
+def edited_rows(now: Pass) -> Int[Tensor, " query"]:
+    """The rows that may be edited, by number."""
+    return torch.zeros_like(now.text.position) if now.index is None else now.index

@@ -13,7 +13,7 @@ from torch.nn.functional import pad
 
 from lvlm_fix.core.at import Host
 from lvlm_fix.core.attention import Attend
-from lvlm_fix.core.rows import check_rows, row_logits, row_options, weigh
+from lvlm_fix.core.rows import row_logits, row_options, weigh
 from lvlm_fix.core.text import Pass, wide
 from lvlm_fix.errors import InputError, ModelError
 
@@ -72,7 +72,6 @@ class HiddenKeys:
                 self._choose(query, key, mask, row_options(module, kwargs))
             if layer <= self._layer:
                 return plain(module, query, key, value, *rest, **kwargs)
-            check_rows(kwargs)
             return self._attend(query, key, value, mask, row_options(module, kwargs)), None
 
         return attend

@@ -13,7 +13,7 @@ from torch.nn.functional import pad
 from lvlm_fix.core.at import AtLayer, Host, Live, Watch, kept
 from lvlm_fix.core.attention import Attend
 from lvlm_fix.core.call import Signature, cache_in
-from lvlm_fix.core.rows import check_rows, row_logits, row_options
+from lvlm_fix.core.rows import row_logits, row_options
 from lvlm_fix.core.text import Pass, State, wide
 from lvlm_fix.watches.own_pass import check_photos, check_sees_images
 
@@ -168,7 +168,6 @@ class _Looks:
 
     def tap(self, layer: int, plain: Attend) -> Attend:
         def attend(module: nn.Module, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
-            check_rows(kwargs)
             query, key, _, *rest = args
             mask = rest[0] if rest else kwargs.get("attention_mask")
             logits = row_logits(query, key, mask, None, 1, **row_options(module, kwargs))
