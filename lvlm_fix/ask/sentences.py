@@ -13,13 +13,14 @@ Doubt = Callable[[Spot], bool]
 
 SENTENCE = re.compile(r"[^.!?\n]*(?:[.!?]+[\"'”’)]*(?=\s|$)|\n|$|[.!?]+)", re.DOTALL)
 DETERMINER = r"(?:an?|the|one|two|three|four|five|six|several|some|many|various|multiple|another)"
+# words that a noun phrase of a list does not hold: there another part of the clause begins
+BREAK = r"(?:is|are|was|were|has|have|with|on|in|at|of|to|by|near|next|that|which|who|here|there|\w+ing)\b"
 NOUN = rf"{DETERMINER}\s+(?:[\w'-]+\s+){{0,2}}?[\w'-]+"
+ITEM = rf"{NOUN}(?=\s*(?:[^\w\s'-]|$)|\s+(?:and\b|or\b|{BREAK}))"
 JOIN = r"(?:\s*,\s*and\s+|\s*,\s*or\s+|\s*,\s*|\s+and\s+|\s+or\s+)"
-LIST = re.compile(rf"\b{NOUN}(?:{JOIN}{NOUN})+", re.IGNORECASE)
-# words that a noun phrase of a list does not hold: it was the beginning of a clause
-CLAUSE = re.compile(
-    r"\b(?:is|are|was|were|has|have|with|on|in|at|of|to|by|near|next|that|which|who|\w+ing)\b", re.I
-)
+LIST = re.compile(rf"\b{ITEM}(?:{JOIN}{ITEM})+", re.IGNORECASE)
+# what is right behind the article belongs to the noun ("a dining table", "a sleeping cat")
+CLAUSE = re.compile(rf"^{DETERMINER}\s+[\w'-]+.*?\s{BREAK}", re.IGNORECASE)
 # a phrase at the end of a clause that can go without it
 PHRASE = re.compile(
     rf"\s*,?\s+(?:along\s+with|with|near|next\s+to|beside|behind|in\s+front\s+of)\s+({NOUN})"

@@ -21,6 +21,15 @@ CASES = [
     ("A dog, a cat, a cow, and a bird.", "cow", "A dog, a cat, and a bird."),
     ("A man with a cell phone, a laptop, and a cup next to a keyboard.", "keyboard laptop",
      "A man with a cell phone and a cup."),
+    ("The image shows a dining table, a person and a bowl. A cat.", "person",
+     "The image shows a dining table and a bowl. A cat."),
+    ("A sleeping cat, a parking meter and a dog.", "dog", "A sleeping cat and a parking meter."),
+    ("The image shows a person, a tennis racket and a sports ball.", "sports ball",
+     "The image shows a person and a tennis racket."),
+    ("A dining table, a cat and a red car in a room. A bus.", "car",
+     "A dining table and a cat in a room. A bus."),
+    ("There is a wooden bench that a dog guards, and a cat.", "cat",
+     "There is a wooden bench that a dog guards."),
     ("- a dog\n- a cat\n- a person", "cat", "- a dog\n- a person"),
     ("A cat", "cat", ""),
     ("A man is 1.5 m tall. A cat!", "cat", "A man is 1.5 m tall."),
@@ -30,7 +39,7 @@ CASES = [
 
 @pytest.mark.parametrize(("text", "bad", "kept"), CASES)
 def test_drop(text: str, bad: str, kept: str) -> None:
-    assert drop(text, coco(text), lambda spot: spot.object in bad.split()) == kept
+    assert drop(text, coco(text), lambda spot: spot.object in bad) == kept
 
 
 @pytest.mark.parametrize("text", [text for text, _, _ in CASES] + ["", "Hm... well?! No", "\n\n"])
