@@ -14,7 +14,8 @@ Doubt = Callable[[Spot], bool]
 SENTENCE = re.compile(r"[^.!?\n]*(?:[.!?]+[\"'”’)]*(?=\s|$)|\n|$|[.!?]+)", re.DOTALL)
 DETERMINER = r"(?:an?|the|one|two|three|four|five|six|several|some|many|various|multiple|another)"
 # words that a noun phrase of a list does not hold: there another part of the clause begins
-BREAK = r"(?:is|are|was|were|has|have|with|on|in|at|of|to|by|near|next|that|which|who|here|there|\w+ing)\b"
+PLACES = r"with|on|in|at|of|to|by|near|next|here|there"
+BREAK = rf"(?:is|are|was|were|has|have|that|which|who|{PLACES}|\w+ing)\b"
 NOUN = rf"{DETERMINER}\s+(?:[\w'-]+\s+){{0,2}}?[\w'-]+"
 ITEM = rf"{NOUN}(?=\s*(?:[^\w\s'-]|$)|\s+(?:and\b|or\b|{BREAK}))"
 JOIN = r"(?:\s*,\s*and\s+|\s*,\s*or\s+|\s*,\s*|\s+and\s+|\s+or\s+)"
