@@ -5,7 +5,6 @@ most one batch.
 from __future__ import annotations
 
 import bz2
-import contextlib
 import csv
 import gzip
 import io
@@ -19,7 +18,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
+from lvlm_eval.samples import unwrapped
 from lvlm_fix.errors import DataError
+from lvlm_fix.files import write_whole
 from lvlm_fix.images import SUFFIXES
 
 __all__ = [
@@ -42,7 +43,8 @@ OPENERS: Mapping[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.op
 def read(path: Path) -> list[Record]:
     """All records of a file: JSON lines, a JSON list, objects one after another, CSV or TSV, with
     or without a byte-order mark, compressed or not; and of the outer objects that scorers write
-    (`sentences`, `imgToEval`, `annotations`, or id -> text).
+    (`sentences`, `imgToEval`, `annotations`, or id -> text); the rows that lmms-eval logs as
+    `samples.unwrapped` gives them.
 
     Raises:
         DataError: the file is missing or empty, or a line is damaged; the message has its number.
@@ -68,7 +70,7 @@ def read(path: Path) -> list[Record]:
         ]
     if not records:
         raise DataError(f"{path} holds no records; an empty run has no figures")
-    return cast(list[Record], records)
+    return [unwrapped(record) for record in cast(list[Record], records)]
 
 
 def _one_object(text: str) -> Record | None:
@@ -238,15 +240,11 @@ def dumps(record: Mapping[str, Any]) -> str:
 
 
 def _replace(path: Path, text: str) -> None:
-    part = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(text, encoding="utf-8")
-        os.replace(part, path)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
         raise DataError(f"cannot write {path}: {error.strerror}; it is as it was") from error
+    write_whole(path, text)
 
 
 def _text(path: Path) -> str:

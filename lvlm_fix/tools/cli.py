@@ -71,6 +71,11 @@ def main() -> None:
         app(prog_name="lvlm-fix")  # however it was started: completion goes by this name
     except LvlmFixError as error:
         _stop(str(error))
+    except OSError as error:  # a full disk, a folder that may not be written, a name too long
+        if error.strerror is None:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        _stop(f"cannot read or write {where}{error.strerror}")
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
         if missing not in EXTRAS:
