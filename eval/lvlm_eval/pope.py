@@ -115,6 +115,12 @@ def answers_in(
     """
     answers = by_id(records, IDS, ("prediction", "response", "answer", "text"), path)
     for (key, _), record in zip(answers.items(), records, strict=True):
+        labelled = record.keys() >= {"image", "label", "text"} or "image_source" in record
+        if labelled and record.keys().isdisjoint(("prediction", "response")):
+            raise DataError(
+                f"{path}: record {key} is a question and what is right, not what a model said;"
+                " answers are under 'prediction', 'response', 'answer' or 'text'"
+            )
         asked = record.get("question", record.get("prompt"))
         if asked is None and "answer" in record:
             asked = record.get("text")
