@@ -79,3 +79,14 @@ def test_what_cannot_be_written_is_one_line(kind: str, lvlm, tmp_path: Path) -> 
     assert code == 2 and "Traceback" not in err
     assert err.splitlines()[-1].startswith("lvlm-fix: cannot "), err
     assert str(where) in err
+
+
+def test_ctrl_c_is_one_line_while_a_command_is_loaded(
+    lvlm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("importlib.metadata.EntryPoint.load", stop)
+    code, _, err = lvlm("eval", "check", "captions.jsonl")
+    assert (code, err) == (130, "lvlm-fix: stopped\n")
