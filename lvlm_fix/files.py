@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,7 +14,7 @@ __all__ = ["write_whole", "written_whole"]
 
 
 @contextmanager
-def written_whole(path: str | Path) -> Iterator[Path]:
+def written_whole(path: str | Path) -> Generator[Path]:
     """A file beside `path` to write to. When the block ends it becomes `path`; when it fails it is
     removed, and what was there before stays. A link is followed; a device or a pipe is written to.
 
