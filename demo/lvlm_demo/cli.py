@@ -65,6 +65,7 @@ def picture(
     from lvlm_demo import present
     from lvlm_demo.engine import Asked, Engine, objects_of
     from lvlm_fix.errors import InputError
+    from lvlm_fix.files import written_whole
     from lvlm_fix.models import DESCRIBE
     from lvlm_fix.tools.cli import settings_of
 
@@ -81,5 +82,6 @@ def picture(
     figure = present.before_after(
         opened, list(zip(("Before", f"After: {method}"), told, strict=True))
     )
-    figure.savefig(out, format="png", dpi=100)
+    with written_whole(out) as part:
+        figure.savefig(part, format="png", dpi=100)
     print(f"picture -> {out}", file=sys.stderr)

@@ -99,7 +99,7 @@ def _read(path: Path) -> tuple[str, Any]:
     texts = {"caption", "text", "answer", "question", "response", "prediction"} & first.keys()
     if not texts and first.keys() & {*OBJECTS} and first.keys() & {*IDS}:
         return "truth", read_truth(path)
-    if "label" in first and "image" in first:
+    if first.keys() >= {"label", "image"} or first.keys() >= {"question", "image_source"}:
         return "questions", pope.read_questions(path)
     if {"question_id", "image_id"} <= first.keys() and "caption" not in first:  # of `eval run pope`
         return "answers", pope.read_answers(path)

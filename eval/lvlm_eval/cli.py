@@ -19,6 +19,7 @@ from lvlm_eval.compare import Run, compare, load, of_captions
 from lvlm_eval.ended import cut_in
 from lvlm_eval.grounded import grounding_command
 from lvlm_eval.left_out import end
+from lvlm_eval.lmms.data import make
 from lvlm_eval.options import (
     AsJson,
     BatchSize,
@@ -32,6 +33,7 @@ from lvlm_eval.options import (
     Revision,
     RuleName,
     Seed,
+    Split,
     SynonymsFile,
     TruthFile,
 )
@@ -42,6 +44,7 @@ from lvlm_eval.serve import carry_out, expand
 from lvlm_eval.table import table
 from lvlm_eval.tuning import tune_command
 from lvlm_fix.errors import SettingError
+from lvlm_fix.files import write_whole
 from lvlm_fix.models import DESCRIBE
 from lvlm_fix.objects.extract import Dialect
 from lvlm_fix.tools.cli import settings_of
@@ -95,7 +98,7 @@ def score_chair(
             file=sys.stderr,
         )
     if words is not None:
-        words.write_text("".join(json.dumps(chair.labelled(one)) + "\n" for one in judged))
+        write(words, map(chair.labelled, judged))
     _show(chair.score(judged, seed) | _cut(cut, len(texts)), as_json)
 
 
@@ -214,9 +217,7 @@ def run_command(
         list[Path] | None, typer.Option(help="POPE files; default: three splits, generated")
     ] = None,
     ids: Ids = None,
-    split: Annotated[
-        str | None, typer.Option(help="a list of DATA/splits.json, as --ids DATA/splits.json:SPLIT")
-    ] = None,
+    split: Split = None,
     limit: Limit = None,
     batch_size: BatchSize = 8,
     max_new_tokens: Annotated[
@@ -272,6 +273,7 @@ def run_command(
 
 
 app.command("tune")(tune_command)
+app.command("lmms")(make)
 
 
 @app.command("compare")
@@ -391,7 +393,7 @@ def report(
     Example: lvlm-fix eval report runs/chair --out chair.html
     """
     page = render(load(run), _dialect(dialect), _rule(rule))
-    out.write_text(page, encoding="utf-8")
+    write_whole(out, page)
     print(f"report -> {out}", file=sys.stderr)
 
 

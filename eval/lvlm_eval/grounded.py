@@ -27,8 +27,8 @@ from lvlm_eval.options import (
     Seed,
     TruthFile,
 )
-from lvlm_eval.run import commit_of, draw
-from lvlm_fix.errors import DataError, SettingError
+from lvlm_eval.run import all_there, commit_of, draw
+from lvlm_fix.errors import SettingError
 from lvlm_fix.models import DESCRIBE
 from lvlm_fix.tools.photos import Broken
 
@@ -65,8 +65,7 @@ def grounding_command(
 
     samples, photos, known = draw("chair", data, images, truth, (), ids, split, limit, seed)
     chosen = [int(sample["image_id"]) for sample in samples[""]]
-    if missing := [key for key in chosen if key not in photos]:
-        raise DataError(f"{len(missing)} photos are missing (first: {missing[0]}); see --images")
+    all_there(chosen, photos)
     loaded, processor = lf.load(model, revision=revision)
     asker = lf.Asker(loaded, processor)
     tokenizer = asker.tokenizer

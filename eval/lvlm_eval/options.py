@@ -9,7 +9,7 @@ import typer
 
 __all__ = [
     "AsJson", "BatchSize", "Data", "DialectName", "Ids", "Images", "Limit", "Model", "Prompt",
-    "Revision", "RuleName", "Seed", "SynonymsFile", "TruthFile",
+    "Revision", "RuleName", "Seed", "Split", "SynonymsFile", "TruthFile",
 ]  # fmt: skip
 
 AsJson = Annotated[bool, typer.Option("--json", help="print one JSON document on standard output")]
@@ -29,6 +29,9 @@ SynonymsFile = Annotated[
     typer.Option(help="JSON: a category of the truth -> an object of CHAIR, or null"),
 ]
 Limit = Annotated[int | None, typer.Option(help="draw this many photos, by the seed")]
+Split = Annotated[
+    str | None, typer.Option(help="a list of DATA/splits.json, as --ids DATA/splits.json:SPLIT")
+]
 Seed = Annotated[int, typer.Option(help="of the subset, the questions and the bootstrap")]
 Ids = Annotated[str | None, typer.Option(help="file.json or file.json:name")]
 BatchSize = Annotated[int, typer.Option(help="samples at a time")]

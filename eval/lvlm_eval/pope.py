@@ -63,7 +63,8 @@ class Question(NamedTuple):
 
 
 def read_questions(path: Path) -> dict[int, Question]:
-    """Questions of one split (POPE or RePOPE), by `question_id`.
+    """Questions of one split (POPE or RePOPE; of lmms-eval's, which says `image_source`, `question`
+    and `answer`), by `question_id`.
 
     Raises:
         DataError: a damaged line, a missing key, a label that is neither yes nor no, an id that
@@ -73,12 +74,14 @@ def read_questions(path: Path) -> dict[int, Question]:
     texts = by_id(records, ("question_id", "id"), ("text", "question"), path)
     out: dict[int, Question] = {}
     for (key, text), record in zip(texts.items(), records, strict=True):
-        label = str(record.get("label", "")).strip().lower()
-        if label not in ("yes", "no") or not isinstance(record.get("image"), str):
+        lmms = "image_source" in record
+        label = str(record.get("answer" if lmms else "label", "")).strip().lower()
+        image = record.get("image_source" if lmms else "image")
+        if label not in ("yes", "no") or not isinstance(image, str):
             raise DataError(
                 f"{path}: question {key} needs an image and a label of yes or no, found {record}"
             )
-        out[key] = Question(key, record["image"], text, label)
+        out[key] = Question(key, image, text, label)
     return out
 
 
@@ -112,6 +115,12 @@ def answers_in(
     """
     answers = by_id(records, IDS, ("prediction", "response", "answer", "text"), path)
     for (key, _), record in zip(answers.items(), records, strict=True):
+        labelled = record.keys() >= {"image", "label", "text"} or "image_source" in record
+        if labelled and record.keys().isdisjoint(("prediction", "response")):
+            raise DataError(
+                f"{path}: record {key} is a question and what is right, not what a model said;"
+                " answers are under 'prediction', 'response', 'answer' or 'text'"
+            )
         asked = record.get("question", record.get("prompt"))
         if asked is None and "answer" in record:
             asked = record.get("text")

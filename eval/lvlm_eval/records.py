@@ -5,7 +5,7 @@ most one batch.
 from __future__ import annotations
 
 import bz2
-import contextlib
+import codecs
 import csv
 import gzip
 import io
@@ -19,7 +19,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
+from lvlm_eval.samples import unwrapped
 from lvlm_fix.errors import DataError
+from lvlm_fix.files import write_whole
 from lvlm_fix.images import SUFFIXES
 
 __all__ = [
@@ -36,13 +38,15 @@ __all__ = [
 
 Record = dict[str, Any]
 DIGITS = 30  # of an id; no number of a photo or a question is longer
-OPENERS: Mapping[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+OPENERS: Mapping[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
+"""By what a compressed file begins with, whatever it is called."""
 
 
 def read(path: Path) -> list[Record]:
     """All records of a file: JSON lines, a JSON list, objects one after another, CSV or TSV, with
     or without a byte-order mark, compressed or not; and of the outer objects that scorers write
-    (`sentences`, `imgToEval`, `annotations`, or id -> text).
+    (`sentences`, `imgToEval`, `annotations`, or id -> text); chat transcripts
+    and the rows that lmms-eval logs as `samples.unwrapped` gives them.
 
     Raises:
         DataError: the file is missing or empty, or a line is damaged; the message has its number.
@@ -68,7 +72,7 @@ def read(path: Path) -> list[Record]:
         ]
     if not records:
         raise DataError(f"{path} holds no records; an empty run has no figures")
-    return cast(list[Record], records)
+    return [unwrapped(record) for record in cast(list[Record], records)]
 
 
 def _one_object(text: str) -> Record | None:
@@ -91,8 +95,10 @@ def _inner(whole: Record, path: Path) -> list[Record]:
         for key, value in inner.items():
             if not isinstance(value, str | dict):
                 raise DataError(f"{path}: entry {key!r} needs a text, found {str(value)[:60]}")
-            record = {"caption": value} if isinstance(value, str) else cast(Record, value)
-            found.append({"image_id": key} | record)
+            if isinstance(value, str):  # the key is of a photo or a question
+                found.append({"image_id": key, "id": key, "caption": value, "text": value})
+            else:
+                found.append({"image_id": key} | cast(Record, value))
         return found
     return [whole]
 
@@ -238,22 +244,22 @@ def dumps(record: Mapping[str, Any]) -> str:
 
 
 def _replace(path: Path, text: str) -> None:
-    part = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(text, encoding="utf-8")
-        os.replace(part, path)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
         raise DataError(f"cannot write {path}: {error.strerror}; it is as it was") from error
+    write_whole(path, text)
 
 
 def _text(path: Path) -> str:
     try:
-        with OPENERS.get(path.suffix, open)(path, "rt", encoding="utf-8-sig") as file:
+        with path.open("rb") as file:
+            start = file.read(6)
+        opened = next((OPENERS[mark] for mark in OPENERS if start.startswith(mark)), open)
+        wide = start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))  # as Excel writes it
+        with opened(path, "rt", encoding="utf-16" if wide else "utf-8-sig") as file:
             return file.read()
-    except UnicodeDecodeError as error:
+    except UnicodeError as error:
         raise DataError(f"{path} is not UTF-8 text: {error}") from None
     except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or error

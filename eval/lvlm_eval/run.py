@@ -18,7 +18,7 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -38,7 +38,7 @@ from lvlm_eval.left_out import LeftOut, is_broken, read_left_out, write_left_out
 from lvlm_eval.records import Record, append, dumps, finished, read_json, write, write_json
 from lvlm_fix.errors import DataError, SettingError
 
-__all__ = ["Plan", "Serve", "Task", "Texts", "draw", "resumable", "run", "stem"]
+__all__ = ["Plan", "Serve", "Task", "Texts", "all_there", "draw", "resumable", "run", "stem"]
 
 Task = Literal["chair", "pope"]
 Texts = Callable[[str], Sequence[Said | Unread]]
@@ -93,10 +93,7 @@ class Plan:
         if not any(self.samples.values()):
             raise DataError("nothing to run: no samples")
         ids = self.image_ids()
-        if missing := [key for key in ids if key not in self.photos]:
-            raise DataError(
-                f"{len(missing)} of {len(ids)} photos are missing (first: {missing[0]:012d}.jpg)"
-            )
+        all_there(ids, self.photos)
 
     def image_ids(self) -> list[int]:
         """The photos of the run, sorted."""
@@ -234,6 +231,15 @@ def resumable(out: Path) -> Generator[None]:
             file=sys.stderr,
         )
         raise SystemExit(130) from None
+
+
+def all_there(ids: Collection[int], photos: Collection[int]) -> None:
+    """Raise `DataError` where a photo is missing."""
+    if missing := [key for key in ids if key not in photos]:
+        raise DataError(
+            f"{len(missing)} of {len(ids)} photos are missing (first: {missing[0]:012d}.jpg); see"
+            " --images"
+        )
 
 
 def draw(

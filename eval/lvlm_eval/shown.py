@@ -15,6 +15,7 @@ from lvlm_eval.ended import cut_line
 from lvlm_eval.left_out import without
 from lvlm_eval.report import cell
 from lvlm_fix.errors import DataError
+from lvlm_fix.files import written_whole
 
 __all__ = ["picture", "show", "words"]
 
@@ -133,8 +134,9 @@ def picture(result: Mapping[str, Any], path: Path) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=8)
     try:
-        figure.savefig(path, dpi=150)
-    except (OSError, ValueError) as error:
+        with written_whole(path) as part:
+            figure.savefig(part, dpi=150, format=path.suffix.removeprefix(".") or "png")
+    except ValueError as error:
         raise DataError(f"cannot write {path}: {error}") from None
 
 

@@ -21,6 +21,7 @@ from scipy.optimize import minimize
 from scipy.special import expit
 
 from lvlm_fix.errors import DataError
+from lvlm_fix.files import write_whole
 
 __all__ = ["BINS", "Asked", "Calibration", "calibrate", "shipped"]
 
@@ -56,9 +57,7 @@ class Calibration:
 
     def save(self, path: Path) -> None:
         """Write it as JSON, whole or not at all."""
-        part = path.with_name(f".{path.name}.part")
-        part.write_text(json.dumps(asdict(self), indent=1) + "\n")
-        part.replace(path)
+        write_whole(path, json.dumps(asdict(self), indent=1) + "\n")
 
     @classmethod
     def load(cls, path: Path) -> Calibration:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from lvlm_fix.errors import DataError
+from lvlm_fix.files import write_whole
 
 __all__ = ["read", "reading", "write"]
 
@@ -22,9 +22,7 @@ def write(path: str | Path, form: str, record: dict[str, Any]) -> None:
         key: value.tolist() if isinstance(value, np.ndarray) else value
         for key, value in record.items()
     }
-    partial = Path(f"{path}.partial")
-    partial.write_text(json.dumps(document, indent=1) + "\n")
-    os.replace(partial, path)
+    write_whole(path, json.dumps(document, indent=1) + "\n")
 
 
 def read(path: str | Path, form: str, arrays: tuple[str, str]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from lvlm_fix.errors import DataError, SettingError
+from lvlm_fix.files import written_whole
 from lvlm_fix.heads.measured import read, reading, write
 
 __all__ = ["HeadTable", "compare"]
@@ -65,7 +66,8 @@ class HeadTable:
             ylabel="layer",
             title=f"{self.metric}, {Path(self.model).name}, n = {self.n} images",
         )
-        figure.savefig(path, format="png", dpi=120)
+        with written_whole(path) as part:
+            figure.savefig(part, format="png", dpi=120)
 
 
 def compare(one: HeadTable, other: HeadTable, top: int = 10) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import track
 
 from lvlm_fix.errors import DataError, SettingError
+from lvlm_fix.files import write_whole
 
 __all__ = ["app"]
 
@@ -94,9 +95,7 @@ def calibrate(
             "photos": len(photos) - len(broken.why),
             "answers": len(found), "threshold": float(np.quantile([v for _, v, _ in found], 0.95)),
         }  # fmt: skip
-        part = out.with_name(f".{out.name}.part")
-        part.write_text(json.dumps(document, indent=1) + "\n")
-        part.replace(out)
+        write_whole(out, json.dumps(document, indent=1) + "\n")
     else:
         curve = fit(found, model, asker.wording.question)
         curve.save(out)
@@ -136,9 +135,7 @@ def objects(
     if not words:
         raise DataError(f"no nouns were found in {len(texts)} captions")
     about = f"# the {len(words)} commonest nouns of {len(texts)} captions, `lvlm-fix ask objects`"
-    part = out.with_name(f".{out.name}.part")
-    part.write_text("\n".join([about, *words]) + "\n")
-    part.replace(out)
+    write_whole(out, "\n".join([about, *words]) + "\n")
     print(f"{len(words)} words of {len(texts)} captions -> {out}", file=sys.stderr)
 
 

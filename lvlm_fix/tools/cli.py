@@ -71,6 +71,13 @@ def main() -> None:
         app(prog_name="lvlm-fix")  # however it was started: completion goes by this name
     except LvlmFixError as error:
         _stop(str(error))
+    except KeyboardInterrupt:  # while a room is loaded; a command that is at work says more
+        _stop("stopped", 130)
+    except OSError as error:  # a full disk, a folder that may not be written, a name too long
+        if error.strerror is None:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        _stop(f"cannot read or write {where}{error.strerror}")
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
         if missing not in EXTRAS:
@@ -78,10 +85,10 @@ def main() -> None:
         _stop(f"this needs {missing}: pip install 'lvlm-fix[{EXTRAS[missing]}]'")
 
 
-def _stop(why: str) -> NoReturn:
-    """One line on standard error, and exit code 2."""
+def _stop(why: str, code: int = 2) -> NoReturn:
+    """One line on standard error, and the exit code."""
     print(f"lvlm-fix: {why}", file=sys.stderr)
-    raise SystemExit(2) from None
+    raise SystemExit(code) from None
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from matplotlib.lines import Line2D
 from PIL import Image
 
 from lvlm_fix.errors import InputError
+from lvlm_fix.files import written_whole
 from lvlm_fix.grounding import Grounding
 
 __all__ = ["draw", "place_of"]
@@ -50,7 +51,8 @@ def draw(photo: Image.Image, found: Grounding, out: Path, word: int | None = Non
     if word is not None:
         note += f"; over the photo: attention for “{found.words[word].text}”"
     figure.text(0.01, 0.03, note, fontsize=10, color="#475569")
-    figure.savefig(out, format="png", dpi=100)
+    with written_whole(out) as part:
+        figure.savefig(part, format="png", dpi=100)
 
 
 def _heat(size: tuple[int, int], found: Grounding, word: int) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,10 +10,11 @@ from typing import Any
 
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from lvlm_fix.errors import DataError
+from lvlm_fix.files import write_whole
 from lvlm_fix.vectors import gguf, repsteer
 
 __all__ = ["COUNTINGS", "Vectors"]
@@ -81,21 +81,19 @@ class Vectors:
 
         Raises `DataError` where there is nothing but layer 0.
         """
-        partial = Path(f"{path}.partial")
         if Path(path).suffix == ".gguf":
             if self.tower:
                 raise DataError(f"{path}: a control vector has no place for the tower's vectors")
             try:
-                partial.write_bytes(gguf.write(self.rows, self.about))
+                content = gguf.write(self.rows, self.about)
             except ValueError as error:
                 raise DataError(f"cannot write {str(path)!r}: {error}") from None
-            os.replace(partial, path)
+            write_whole(path, content)
             return
         tensors = {f"layer.{n}": row.float().contiguous() for n, row in self.rows.items()}
         tensors |= {f"tower.{n}": rows.float().contiguous() for n, rows in self.tower.items()}
         meta = dict(self.about) | {"format": FORMAT, "counting": "decoder", **ONLY}
-        save_file(tensors, str(partial), meta)
-        os.replace(partial, path)
+        write_whole(path, save(tensors, meta))
 
     @classmethod
     def load(cls, path: str | Path, counting: str = "file") -> Vectors:

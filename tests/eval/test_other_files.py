@@ -84,6 +84,16 @@ SAID_AS = {
     "pope.jsonl": lines(both("question", "answer")),
     "question in text.jsonl": lines(both("text", "answer")),
     "llava.jsonl": lines(both("prompt", "text")),
+    "transcripts.json": json.dumps([
+        {"id": k, "conversations": [{"from": "human", "value": f"<image>\nIs there a {k}?"},
+                                    {"from": "gpt", "value": said}]} for k, said in SAID.items()]),
+    "messages.jsonl": lines([
+        {"question_id": k, "messages": [
+            {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Well?"}]},
+            {"role": "assistant", "content": "Which?"},
+            {"role": "user", "content": f"Is there a {k}?"},
+            {"role": "assistant", "content": [{"type": "text", "text": said}]}]}
+        for k, said in SAID.items()]),
     "ours.jsonl": lines([{"question_id": k, "image_id": 1, "text": t} for k, t in SAID.items()]),
     "indented.json": "\n".join(json.dumps(row, indent=1) for row in both("question", "response")),
     # here `answer` is what is right, and `prediction` what the model said
@@ -112,6 +122,18 @@ def test_answers_are_read_and_never_what_is_right_in_their_place(kind: str, tmp_
             '{"doc_id": 0, "filtered_resps": ["Yes"]}',
             "record 1 .*'question_id'.*'doc_id', 'fi",
         ),
+        (
+            '{"question_id": 1, "image": "1.jpg", "text": "Is it?", "label": "no"}',
+            "is a question and",
+        ),
+        (
+            '{"question_id": 1, "image_source": "1", "question": "Is it?", "answer": "no"}',
+            "is a question and what is right",
+        ),
+        (
+            '{"question_id": 1, "messages": [{"role": "user", "content": "?"}]}',
+            "needs a text under",
+        ),
         ('{"question_id": 1, "resps": [["Yes"]]}', "record 1 .*needs a text under 'prediction'"),
         ('{"question_id": 1, "answer": "Yes"}\n{"question_id": 1, "answer": "No"}', "comes twice"),
         ("a;b\n1;2\n", "record 1 .*'question_id'"),
@@ -127,3 +149,19 @@ def test_what_is_not_understood_says_where_and_what_is_expected(
     with pytest.raises(DataError, match=said) as refused:
         pope.read_answers(path)
     assert "answers.jsonl" in str(refused.value)
+
+
+@pytest.mark.parametrize("kind", ["utf-16", "utf-16-le", "gz", "bz2", "xz"])
+def test_a_file_is_opened_by_what_it_begins_with(kind: str, tmp_path: Path) -> None:
+    pack = {"gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress}
+    text, path = "question_id\tanswer\n1\tYes é\n", tmp_path / "answers"
+    bom = "\ufeff" if kind == "utf-16-le" else ""
+    path.write_bytes(pack[kind](text.encode()) if kind in pack else (bom + text).encode(kind))
+    assert pope.read_answers(path) == {1: "Yes é"}
+
+
+def test_texts_under_numbers_are_captions_and_answers(tmp_path: Path) -> None:
+    path = tmp_path / "texts.json"
+    path.write_text(json.dumps({"1": "Yes", "2": "No"}))
+    assert pope.read_answers(path) == {1: "Yes", 2: "No"}
+    assert by_id(read(path), CAPTION_IDS, CAPTIONS, path) == {1: "Yes", 2: "No"}

@@ -1,7 +1,16 @@
-"""What the entry point names: lmms-eval reads it, and so is there."""
+"""What the entry point names. lmms-eval reads it when its models are imported, and so is there."""
 
-from lmms_eval.models.registry_v2 import (  # pyright: ignore[reportMissingImports]: not needed here
-    ModelManifest,
-)
+from typing import Any
 
-MANIFEST = ModelManifest(model_id="lvlm_fix", chat_class_path="lvlm_eval.lmms.model.LvlmFix")
+
+def __getattr__(name: str) -> Any:
+    """`MANIFEST`. It is made when asked for: importing lmms-eval's registry reads all entry points,
+    and so this module, which must be whole by then whoever imports it first.
+    """
+    if name != "MANIFEST":
+        raise AttributeError(name)
+    from lmms_eval.models.registry_v2 import (  # pyright: ignore[reportMissingImports]: not needed
+        ModelManifest,
+    )
+
+    return ModelManifest(model_id="lvlm_fix", chat_class_path="lvlm_eval.lmms.model.LvlmFix")

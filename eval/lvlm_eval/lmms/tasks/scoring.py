@@ -30,7 +30,7 @@ def question(doc: Mapping[str, Any], lmms_eval_specific_kwargs: Mapping[str, str
 
 def caption_row(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, Any]:
     """A caption and the objects in its photo, for every figure."""
-    row = {"id": doc["image_id"], "caption": results[0].strip(), "objects": doc["objects"]}
+    row = {"image_id": doc["image_id"], "caption": results[0].strip(), "objects": doc["objects"]}
     return dict.fromkeys(CHAIR, row)
 
 
@@ -38,13 +38,14 @@ def answer_row(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, Any]
     """An answer and its question, for every figure."""
     label = doc["answer"].strip().lower()
     row = {"photo": doc["image_source"], "label": label, "answer": results[0].strip()}
+    row["question_id"] = doc["question_id"]
     return dict.fromkeys(POPE, row)
 
 
 def _chair(name: str) -> Callable[[Sequence[Mapping[str, Any]]], float]:
     def figure(rows: Sequence[Mapping[str, Any]]) -> float:
-        captions = {row["id"]: row["caption"] for row in rows}
-        truth = {row["id"]: frozenset(row["objects"]) for row in rows}
+        captions = {row["image_id"]: row["caption"] for row in rows}
+        truth = {row["image_id"]: frozenset(row["objects"]) for row in rows}
         return _one(name, columns(judge(captions, truth)), figures)
 
     return figure
