@@ -207,8 +207,13 @@ def main() -> None:
     transformers.logging.set_verbosity_error()
     torch.set_num_threads(1)
     missing, named = "--missing" in sys.argv, [one for one in sys.argv[1:] if one != "--missing"]
+    if unknown := {*named} - {*FAMILIES}:
+        raise SystemExit(f"no such family here: {', '.join(sorted(unknown))}")
     chosen = named or FAMILIES
     rows = {row["family"]: row for row in read_probed()} if named or missing else {}
+    before = json.loads(FILE.read_text())["transformers"]
+    if rows and before != transformers.__version__:
+        raise SystemExit(f"the others were probed on transformers {before}: install it")
     probe("llava")  # what all families import is imported once, before the processes part
     for family in track(chosen, "probing"):
         old = rows.get(family) if missing else None
