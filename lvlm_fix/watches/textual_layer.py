@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,7 +20,6 @@ from lvlm_fix.families import mlp_of
 __all__ = ["TextualLayer", "textual"]
 
 RESIDUAL, LAST = 0.2, 0.5  # the authors' code: shares of what enters and what leaves the last layer
-CLOSE = {"rtol": 1e-2, "atol": 1e-2}
 
 
 def textual(
@@ -87,13 +87,16 @@ class _Live(Live[Float[Tensor, "batch vocabulary"]]):
     def attach(self, attached: Attached) -> None:
         last = len(self._host.family.layers) - 1
         self._host.entering(attached, [last], lambda _, hidden: self._keep("enters", hidden))
-        attached.before(self._projection, lambda _, args: self._keep("heads", args[0]))
-        attached.before(self._behind, lambda _, args: self._keep("middle", args[0]))
-        attached.after(self._mlp, lambda _, args, output: self._keep("added", output))
-        attached.after(self._host.family.layers[last], self._leave)
+        attached.before(self._projection, partial(self._given, "heads"))
+        attached.before(self._behind, partial(self._given, "middle"))
+        attached.after(self._mlp, partial(self._gave, "added"))
+        attached.after(self._host.family.layers[last], partial(self._gave, "leaves"))
 
-    def _leave(self, _: Any, args: tuple[Any, ...], output: Any) -> None:
-        self._keep("leaves", output if isinstance(output, Tensor) else output[0])
+    def _given(self, name: str, _: Any, args: tuple[Any, ...]) -> None:
+        self._keep(name, args[0])
+
+    def _gave(self, name: str, _: Any, args: tuple[Any, ...], output: Any) -> None:
+        self._keep(name, output if isinstance(output, Tensor) or name == "added" else output[0])
 
     def _keep(self, name: str, hidden: Any) -> None:
         if self._host.running() and isinstance(hidden, Tensor):
@@ -122,16 +125,16 @@ class _Live(Live[Float[Tensor, "batch vocabulary"]]):
         found = self._kept
         if "added" not in found or "middle" not in found:
             raise self._refused("its last layer adds more than an MLP")
-        if not torch.allclose(found["middle"] + found["added"], found["leaves"], **CLOSE):
+        if not _close(found["middle"] + found["added"], found["leaves"]):
             raise self._refused("its last layer is not norm, attention, norm and MLP")
         shown = now.text.with_image
         plain, heads = self._at("plain", self._seen(now, now.last)), self._at("heads", now.last)
         plain, heads = plain[shown.to(plain.device)], heads[shown.to(heads.device)]
-        if not now.changed and not torch.allclose(plain, heads.to(plain), **CLOSE):
+        if not now.changed and not _close(plain, heads.to(plain)):
             raise self._refused("more than attention stands before its projection")
         own = logits[torch.arange(len(at), device=at.device), at].float()
         last = self._head(self._norm(self._at("leaves", now.last)))
-        if not torch.allclose(last.float().to(own.device), own, **CLOSE):
+        if not _close(last.float().to(own.device), own):
             raise self._refused("its logits are not norm and output embeddings alone")
         self._checked = not now.changed
 
@@ -155,3 +158,8 @@ class _Live(Live[Float[Tensor, "batch vocabulary"]]):
             alone = RESIDUAL * entering + self._before(alone.to(entering))
             alone = alone + self._mlp(self._behind(alone)[:, None])[:, 0]  # a text of one row
             return self._head(self._norm(alone) + LAST * self._norm(leaving))
+
+
+def _close(one: Tensor, other: Tensor) -> bool:
+    """Whether both are alike, but for what half precision rounds."""
+    return torch.allclose(one, other, rtol=1e-2, atol=1e-2)

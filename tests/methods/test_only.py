@@ -92,6 +92,7 @@ def literal(model: Any, ids: Tensor, photo: Tensor) -> tuple[Tensor, bool]:
 @pytest.mark.parametrize("scale", [0.05, 1.0])
 @torch.no_grad()
 def test_every_step_equals_a_full_pass(scale: float) -> None:
+    model: Any
     model, inputs = miniature("llava")
     model.lm_head.weight.mul_(scale)  # the nearer all logits are, the more both agree
     options = {"max_new_tokens": 4, "min_new_tokens": 4, "do_sample": False}
