@@ -91,6 +91,7 @@ class Rows:
 
     logits: Float[Tensor, "batch heads query key"]
     weights: Float[Tensor, "batch heads query key"]
+    values: Float[Tensor, "batch key_heads key dim"]
     some: Callable[[Tensor], Tensor]  # rows of this pass -> their logits
 
 

@@ -93,7 +93,8 @@ class Layer:
             looking = bool(self._lookers)
         before = after = None
         if now.editable and (self._logits or self._weights or looking):
-            before, after = self._edit_rows(at, now, query, key, mask, row_options(module, kwargs))
+            options = row_options(module, kwargs)
+            before, after = self._edit_rows(at, now, query, key, value, mask, options)
         if after is not None and before is None:  # the row is all there is: keys are read once
             output, weights = weigh(after, value).to(query.dtype), after.to(query.dtype)
         else:
@@ -129,8 +130,9 @@ class Layer:
         )  # fmt: skip
 
     def _edit_rows(
-        self, at: AtLayer, now: Pass, query: Tensor, key: Tensor, mask: object, options: Any
-    ) -> tuple[Tensor | None, Tensor | None]:
+        self, at: AtLayer, now: Pass, query: Tensor, key: Tensor, value: Tensor, mask: object,
+        options: Any,
+    ) -> tuple[Tensor | None, Tensor | None]:  # fmt: skip
         """Weights of the rows that may be edited, before and after; both None for no edit.
 
         Those before are None, too, where the one row is edited in every sample: nobody needs them.
@@ -153,7 +155,7 @@ class Layer:
         plain = weights if edited is logits else None if unneeded else softmax(logits, now)
         if plain is not None:
             for live in lookers:
-                live.look(at, Rows(logits, plain, some))
+                live.look(at, Rows(logits, plain, value, some))
         at.logits = edited
         for number, method in self._weights:
             new = method.attention_weights(weights, self._for(at, now, method))

@@ -23,6 +23,7 @@ from lvlm_fix.methods.icd import ICD
 from lvlm_fix.methods.ilvad import ILVAD
 from lvlm_fix.methods.m3id import M3ID
 from lvlm_fix.methods.mod import MoD
+from lvlm_fix.methods.only import ONLY
 from lvlm_fix.methods.opera import OPERA
 from lvlm_fix.methods.pai import PAI
 from lvlm_fix.methods.paint import PAINT
@@ -56,6 +57,7 @@ __all__ = [
     "ILVAD",
     "M3ID",
     "METHODS",
+    "ONLY",
     "OPERA",
     "PAI",
     "PAINT",
@@ -89,8 +91,8 @@ __all__ = [
 # these, and what other packages bring
 METHODS = Methods(
     ACT, AdaIAT, ADHH, DAMRO, DeCo, DoLa, EAH, EosBoost, Guide, HGAI, IAT, ICD, ILVAD, M3ID, MoD,
-    OPERA, PAI, PAINT, PlausibleOnly, PTI, RandomHeads, RandomVector, SAVVA, SID, SLA, SPIN, Steer,
-    Truncate, VAF, VAR, VCD, VHR, VISTA, VTI, YesPush,
+    ONLY, OPERA, PAI, PAINT, PlausibleOnly, PTI, RandomHeads, RandomVector, SAVVA, SID, SLA, SPIN,
+    Steer, Truncate, VAF, VAR, VCD, VHR, VISTA, VTI, YesPush,
 )  # fmt: skip
 
 

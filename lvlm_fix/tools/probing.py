@@ -33,6 +33,7 @@ from lvlm_fix.methods import (
     ICD,
     ILVAD,
     M3ID,
+    ONLY,
     PAI,
     PAINT,
     SID,
@@ -71,6 +72,7 @@ PROBES: dict[str, tuple[Method, Method]] = {
     "ilvad": (ILVAD(strength=0.0), ILVAD(factor=1.1)),
     "m3id": (M3ID(decay=0.0), M3ID(decay=0.2)),
     "mod": (MoD(agreeing=0.0, contrast=0.0, plausible=0.0), MoD()),
+    "only": (ONLY(agreeing=0.0, contrast=0.0, plausible=0.0), ONLY()),
     "pai": (PAI(strength=0.0, contrast=1.0), PAI()),
     "paint": (PAINT(local=0.0, summary=0.0, contrast=1.0), PAINT()),
     "plausible-only": (PlausibleOnly(least=0.0), PlausibleOnly()),
@@ -207,8 +209,13 @@ def main() -> None:
     transformers.logging.set_verbosity_error()
     torch.set_num_threads(1)
     missing, named = "--missing" in sys.argv, [one for one in sys.argv[1:] if one != "--missing"]
+    if unknown := {*named} - {*FAMILIES}:
+        raise SystemExit(f"no such family here: {', '.join(sorted(unknown))}")
     chosen = named or FAMILIES
     rows = {row["family"]: row for row in read_probed()} if named or missing else {}
+    before = json.loads(FILE.read_text())["transformers"]
+    if rows and before != transformers.__version__:
+        raise SystemExit(f"the others were probed on transformers {before}: install it")
     probe("llava")  # what all families import is imported once, before the processes part
     for family in track(chosen, "probing"):
         old = rows.get(family) if missing else None

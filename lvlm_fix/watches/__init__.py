@@ -21,6 +21,7 @@ from lvlm_fix.watches.risk import Risk
 from lvlm_fix.watches.rows import LastRows, TextRows
 from lvlm_fix.watches.sinks import ChannelSinks, ReceivedSinks, sink_masks
 from lvlm_fix.watches.steering import Steering
+from lvlm_fix.watches.textual_layer import TextualLayer, textual
 from lvlm_fix.watches.tower import ClsRows
 from lvlm_fix.watches.tower_looks import TowerLooks, local_and_summary
 from lvlm_fix.watches.tower_steering import TowerSteering
@@ -58,6 +59,7 @@ __all__ = [
     "Supported",
     "Steering",
     "TextRows",
+    "TextualLayer",
     "TowerLooks",
     "TowerSteering",
     "TowerPicked",
@@ -69,5 +71,6 @@ __all__ = [
     "half",
     "local_and_summary",
     "sink_masks",
+    "textual",
     "upper_half",
 ]
