@@ -14,7 +14,7 @@ from rich.table import Table
 
 from lvlm_eval import chair, pope
 from lvlm_eval.check import CAPTION_IDS, CAPTIONS, check
-from lvlm_eval.coco import choose, read_ids, truth_of
+from lvlm_eval.coco import choose, one_half, read_ids, truth_of
 from lvlm_eval.compare import Run, compare, load, of_captions
 from lvlm_eval.ended import cut_in
 from lvlm_eval.grounded import grounding_command
@@ -79,11 +79,8 @@ def score_chair(
     records = read(captions)
     texts, cut = by_id(records, CAPTION_IDS, CAPTIONS, captions), cut_in(records, captions)
     known = truth_of(truth, None if truth.is_dir() else truth, _dialect(dialect), synonyms)
-    if truth.is_dir() and not any((truth / "annotations").glob("captions_*.json")):
-        print(
-            "lvlm-fix: there are no reference captions: the truth is of the instances alone",
-            file=sys.stderr,
-        )
+    if half := one_half(truth):
+        print(f"lvlm-fix: {half}", file=sys.stderr)
     if silent := len(known.keys() - texts.keys()):
         print(
             f"lvlm-fix: {silent} of {len(known)} photos of the truth have no caption and are left"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import mmap
 import os
 import random
 import re
@@ -32,6 +33,7 @@ __all__ = [
     "Truth",
     "annotated_truth",
     "choose",
+    "one_half",
     "photo_id",
     "photos_in",
     "read_ids",
@@ -248,6 +250,22 @@ def _add(
             objects.setdefault(int(annotation["image_id"]), set()).update(known)
     except (LookupError, TypeError, ValueError, OverflowError) as error:
         raise DataError(f"{path}: an annotation or a category is damaged: {error!r}") from None
+
+
+def one_half(truth: Path) -> str:
+    """What the truth is made of, where COCO's instances or its captions are all there is of it."""
+    if truth.is_dir():
+        found = [True, any((truth / "annotations").glob("captions_*.json"))]
+    else:
+        with truth.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
+            if not re.search(rb'"annotations"\s*:', text):
+                return ""
+            found = [bool(re.search(rb'"%s"\s*:' % k, text)) for k in (b"category_id", b"caption")]
+    if found == [True, False]:
+        return "there are no reference captions: the truth is of the instances alone"
+    if found == [False, True]:
+        return "there are no instances: the truth is what the reference captions name, and no more"
+    return ""
 
 
 def _cache() -> Path:

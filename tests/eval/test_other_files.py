@@ -165,3 +165,23 @@ def test_texts_under_numbers_are_captions_and_answers(tmp_path: Path) -> None:
     path.write_text(json.dumps({"1": "Yes", "2": "No"}))
     assert pope.read_answers(path) == {1: "Yes", 2: "No"}
     assert by_id(read(path), CAPTION_IDS, CAPTIONS, path) == {1: "Yes", 2: "No"}
+
+
+CAT = {"images": [{"id": 1}], "categories": [{"id": 1, "name": "cat"}]}
+HALVES: dict[str, dict[str, Any]] = {
+    "there are no instances": {
+        "images": [{"id": 1}],
+        "annotations": [{"id": 1, "image_id": 1, "caption": "A cat."}],
+    },
+    "no reference captions": CAT | {"annotations": [{"id": 1, "image_id": 1, "category_id": 1}]},
+    "": {"1": ["cat"]},
+}
+
+
+@pytest.mark.parametrize("said", HALVES)
+def test_a_truth_of_one_half_says_so(tmp_path: Path, lvlm: Any, said: str) -> None:
+    (tmp_path / "truth.json").write_text(json.dumps(HALVES[said]))
+    (tmp_path / "c.json").write_text(json.dumps([{"image_id": 1, "caption": "A cat."}]))
+    command = ["eval", "score", "chair", "--captions", tmp_path / "c.json"]
+    code, _, errors = lvlm(*command, "--truth", tmp_path / "truth.json")
+    assert code == 0 and (said in errors if said else not errors)
