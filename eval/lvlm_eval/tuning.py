@@ -43,8 +43,8 @@ __all__ = ["tune_command", "tuned"]
 
 def tune_command(
     data: Data,
-    out: Annotated[Path, typer.Option(help="folder; the same command again resumes")],
-    method: Annotated[list[str], typer.Option(help="repeatable; methods to choose from")],
+    out: Annotated[Path, typer.Option(help="folder; give the same command again to resume")],
+    method: Annotated[list[str], typer.Option(help="repeatable; methods to search")],
     model: Model = "tiny",
     range_: Annotated[
         list[str] | None,
@@ -59,11 +59,11 @@ def tune_command(
     batch_size: BatchSize = 8,
     max_new_tokens: Annotated[int, typer.Option(help="longest text, tokens")] = 128,
     prompt: Prompt = DESCRIBE,
-    seed: Annotated[int, typer.Option(help="of the draw, the split and the search")] = 0,
+    seed: Annotated[int, typer.Option(help="seed of the draw, the split and the search")] = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Search settings on half of the photos, confirm them on the other half, or say that nothing
-    helps. What helps is written to OUT/settings.json, which `--set @OUT/settings.json` reads.
+    """Search settings on half of the photos and confirm them on the other half, or say that nothing
+    helps. Settings that help go to OUT/settings.json, which `--set @OUT/settings.json` reads.
 
     Example: lvlm-fix eval tune --data coco --method vhr --captions 600 --out runs/tune
     """

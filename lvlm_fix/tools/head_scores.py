@@ -38,7 +38,7 @@ def heads_score(
     words: Annotated[
         Path | None,
         typer.Option(
-            help='for scores over words: JSON lines with "image", "text", "grounded", "invented"'
+            help='for metrics over words: JSON lines with "image", "text", "grounded", "invented"'
         ),
     ] = None,
     prompt: Annotated[str, typer.Option(help="what to ask")] = DESCRIBE,
@@ -94,7 +94,7 @@ def heads_curves(
     max_new_tokens: Annotated[int, typer.Option(help="longest text, tokens")] = 128,
 ) -> None:
     """Measure how much attention each head gives the text written so far, at right and at invented
-    object words: what AdaIAT goes by.
+    object words. AdaIAT reads these curves.
 
     Example: lvlm-fix heads curves --images photos/ --truth objects.json --out curves.json
     """
@@ -156,10 +156,10 @@ def heads_show(
 @app.command("compare")
 def heads_compare(
     one: Annotated[Path, typer.Argument(help="a table made by `heads score`", metavar="A.json")],
-    other: Annotated[Path, typer.Argument(help="another of the same model", metavar="B.json")],
-    top: Annotated[
-        int, typer.Option(help="how many of the highest heads to look for in both")
-    ] = 10,
+    other: Annotated[
+        Path, typer.Argument(help="another table of the same model", metavar="B.json")
+    ],
+    top: Annotated[int, typer.Option(help="how many of the highest heads to compare")] = 10,
     as_json: AsJson = False,
 ) -> None:
     """Compare two head tables: rank correlation over all heads, and the highest heads that both
