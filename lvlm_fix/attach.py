@@ -161,7 +161,7 @@ class Fix:
                 found = {n: s for n, s in watch.scores_in(text).items() if n in acting}
         if not found:
             raise InputError(
-                "no heads were scored: run a prompt with an image through the model first"
+                "no heads are scored yet: run a prompt with an image through the model first"
             )
         some = next(iter(found.values()))
         blank = torch.full_like(some, torch.nan)
@@ -174,7 +174,7 @@ def _inside(model: nn.Module) -> PreTrainedModel:
     """The Hugging Face model that is meant: itself, or what an adapter or a compiler wraps."""
     found = next((m for m in model.modules() if isinstance(m, PreTrainedModel)), None)
     if found is None:
-        raise ModelError(f"{type(model).__name__} holds no model of transformers")
+        raise ModelError(f"{type(model).__name__} contains no model of transformers")
     return found
 
 

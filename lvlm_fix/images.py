@@ -68,7 +68,7 @@ def open_image(
         raise
     except UnidentifiedImageError as error:
         kinds = "no image" if formats is None else f"none of {', '.join(formats)}"
-        raise ImageError(f"{name} cannot be read as an image: it is {kinds}") from error
+        raise ImageError(f"{name} cannot be read as an image: it contains {kinds}") from error
     except Exception as error:  # decoders raise what they like on damaged bytes
         raise ImageError(f"{name} cannot be read as an image: {error}") from error
 

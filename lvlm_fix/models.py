@@ -124,7 +124,8 @@ def prepare(
     """
     if len(images) != len(prompts) or not prompts:
         raise InputError(
-            f"as many images as prompts, and at least one: got {len(images)} and {len(prompts)}"
+            f"give as many images as prompts, and at least one: got {len(images)}"
+            f" and {len(prompts)}"
         )
     if any(not prompt.strip() for prompt in prompts):
         raise InputError("the prompt is empty")
@@ -188,8 +189,8 @@ def _check_words(processor: ProcessorMixin, texts: Iterable[str]) -> None:
     for text in texts:
         if found := [word for word in special if isinstance(word, str) and word in text]:
             raise InputError(
-                f"the text holds {found[0]!r}, which means something else to this model: write "
-                "it in another way"
+                f"the text contains {found[0]!r}, which means something else to this model: write "
+                "it differently"
             )
 
 

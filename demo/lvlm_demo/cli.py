@@ -77,8 +77,8 @@ def picture(
     opened = engine.check(asked)
     if given is None and objects_of(opened) is None:
         raise InputError(
-            "what is in this photo is not known: name its COCO objects, as in --objects 'cup,dining"
-            " table'"
+            "the objects in this photo are not known: name its COCO objects, as in"
+            " --objects 'cup,dining table'"
         )
     *_, told = engine.one_by_one(asked, [(), methods], threading.Event())
     figure = present.before_after(

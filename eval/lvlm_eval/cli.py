@@ -81,7 +81,7 @@ def score_chair(
     known = truth_of(truth, None if truth.is_dir() else truth, _dialect(dialect), synonyms)
     if truth.is_dir() and not any((truth / "annotations").glob("captions_*.json")):
         print(
-            "lvlm-fix: there are no reference captions: the truth is of the instances alone",
+            "lvlm-fix: there are no reference captions: the truth comes from the instances alone",
             file=sys.stderr,
         )
     if silent := len(known.keys() - texts.keys()):
@@ -93,8 +93,8 @@ def score_chair(
     judged = chair.judge(texts, known, _dialect(dialect))
     if unjudged := sum(one.unjudged for one in judged):
         print(
-            f"lvlm-fix: {unjudged} mentions are of objects that nobody looked for in their photos,"
-            " and count nowhere",
+            f"lvlm-fix: {unjudged} mentions name objects that nobody looked for in their photos;"
+            " they count nowhere",
             file=sys.stderr,
         )
     if words is not None:
@@ -412,7 +412,7 @@ def _settings(pairs: list[str], methods: list[str]) -> dict[str, str]:
     for key, value in given.items():
         if key.partition(".")[0] not in named:
             raise SettingError(
-                f"--set {key}={value} is for a method that is not run; the methods are"
+                f"--set {key}={value} is for a method that does not run; the methods are"
                 f" {', '.join(sorted(named))}"
             )
     return given

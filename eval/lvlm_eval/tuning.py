@@ -146,7 +146,9 @@ def tuned(
         own = replace(plan, samples={"": halves[half]}, methods=tuple(dict.fromkeys(specs)))
         gone = run(own, serve, out / half)
         if broken.setdefault(half, gone) != gone:
-            raise DataError("a photo broke, or was mended, during the search; run the same again")
+            raise DataError(
+                "a photo broke, or was mended, during the search; give the same command again"
+            )
         files = {spec: read(out / half / f"{stem(spec)}.jsonl") for spec in specs}
         texts = {
             spec: {r["image_id"]: r["caption"] for r in found if r["image_id"] not in gone}
@@ -179,7 +181,7 @@ def _spaces(methods: Sequence[str], ranges: Sequence[str]) -> dict[str, Space]:
         except ValueError:
             raise SettingError(f"--range takes method.setting=low:high, got {text!r}") from None
         if name not in methods or not low < high:
-            raise SettingError(f"--range {text}: name a --method, and a low end below the high one")
+            raise SettingError(f"--range {text}: name a --method, and a low end below the high end")
         given.setdefault(name, {})[setting] = (low, high)
     for name in methods:
         parse_methods(name)  # an unknown one is refused before anything is read

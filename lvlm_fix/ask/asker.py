@@ -89,7 +89,7 @@ class Asker:
         """
         if len(images) != len(objects):
             raise InputError(
-                f"as many lists of objects as photos: got {len(objects)} and {len(images)}"
+                f"give one list of objects per photo: got {len(objects)} and {len(images)}"
             )
         given = self.pass_over(
             prepare(self.model, self.processor, images, [DESCRIBE] * len(images))

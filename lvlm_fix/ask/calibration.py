@@ -66,7 +66,7 @@ class Calibration:
             return cls._of(json.loads(path.read_text()))
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise DataError(
-                f"{path} is no calibration of `lvlm-fix ask calibrate`: {error}"
+                f"{path} is not a calibration from `lvlm-fix ask calibrate`: {error}"
             ) from None
 
     @classmethod
@@ -88,7 +88,7 @@ def calibrate(asked: Sequence[Asked], model: str, question: str, seed: int = 0) 
     there = sum(flag for _, _, flag in asked)
     if len(photos) < 20 or not 0 < there < len(asked):
         raise DataError(
-            f"a calibration needs 20 photos, and objects both there and not there; got "
+            f"a calibration needs 20 photos, with objects there and objects not there; got "
             f"{len(photos)} photos with {there} of {len(asked)} objects there"
         )
     odds = np.array([value for _, value, _ in asked])

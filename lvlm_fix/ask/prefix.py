@@ -52,11 +52,11 @@ def unshared(model: PreTrainedModel, family: Family, cache: Cache | None, given:
     if cache is None:
         return "there is no cache"
     if any(type(layer) is not DynamicLayer for layer in cache.layers):
-        return "its cache has layers that do not keep every key as it is"
+        return "its cache has layers that do not keep every key unchanged"
     if family.runs is not model:
         return "its language model generates alone"
     if family.both_ways or any(name.endswith("token_type_ids") for name in given):
-        return "rows of its prompt may see what stands behind them, or positions are not columns"
+        return "rows of its prompt may see what follows them, or positions are not columns"
     if not by_columns(family):
         return "its positions are not columns"
     return ""
@@ -81,7 +81,7 @@ def prefix_of(
     call = Call(dict(given))
     ids = call.ids
     if ids is None:
-        raise InputError("asking needs input_ids, not inputs_embeds alone")
+        raise InputError("asking needs input_ids; inputs_embeds alone are not enough")
     image = torch.isin(ids, torch.tensor(family.image_tokens, device=ids.device))
     missing = ~image.any(-1).cpu()
     if bool(missing[list(rows)].any()):

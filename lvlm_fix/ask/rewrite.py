@@ -66,7 +66,7 @@ class Rewriter:
         """The texts of all rows. Raises `InputError` for beams and for caches that keep no past."""
         if (self.config.num_beams or 1) > 1:
             raise InputError(
-                "'rewrite' goes back in a text, and beams share theirs: set num_beams=1, or use "
+                "'rewrite' goes back in a text, but beams share theirs: set num_beams=1, or use "
                 "'drop'"
             )
         if self.streamer is not None and len(ids) > 1:
@@ -76,7 +76,7 @@ class Rewriter:
         cache = cache_in(grown)
         if cache is None or not can_go_back(cache):
             raise InputError(
-                "'rewrite' goes back in a text, and this cache cannot be cut: use a dynamic one, "
+                "'rewrite' goes back in a text, but this cache cannot be cut: use a dynamic one, "
                 "or use 'drop'"
             )
         about = {**given, "input_ids": ids, "cache": cache}

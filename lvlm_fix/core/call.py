@@ -78,7 +78,7 @@ class Call:
             mask = next((m for m in mask.values() if m is not None), None)
         if isinstance(mask, BlockMask):
             raise InputError(
-                "a mask in blocks does not say what is padding: pass the 2-D mask, or use a "
+                "a block mask does not say what is padding: pass the 2-D mask, or use a "
                 "dynamic cache"
             )
         if not isinstance(mask, Tensor):

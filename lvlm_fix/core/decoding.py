@@ -44,7 +44,7 @@ def own_decoding(methods: Sequence[Method]) -> tuple[int, Method] | None:
     found = [(n, m) for n, m in enumerate(methods) if type(m).decoding is not Method.decoding]
     if len(found) > 1:
         names = " and ".join(method.method_name() for _, method in found)
-        raise SettingError(f"one method can decode, and {names} do: name one of them")
+        raise SettingError(f"only one method can decode, but {names} do: name one of them")
     return found[0] if found else None
 
 
@@ -71,7 +71,7 @@ def decoded(
     beams, run = found
     name = method.method_name()
     if lost := [key for key in LOST if asked(key) is not None]:
-        raise InputError(f"{name} decodes by itself, so that {lost[0]} has no effect: leave it off")
+        raise InputError(f"{name} decodes by itself, so {lost[0]} has no effect: leave it off")
     new = dict(given) | {"num_beams": beams}
     if run is None:
         return new, None

@@ -109,7 +109,7 @@ class Follower:
         """Raise `InputError` where a prompt with image came in parts that a watch cannot join."""
         if now.begins or live.watch not in now.text.kept:
             raise InputError(
-                f"{type(live.watch).__name__} needs the whole prompt in one pass, and this one came"
+                f"{type(live.watch).__name__} needs the whole prompt in one pass, but this one came"
                 " in parts: leave prefill_chunk_size off, or pass the whole conversation at once"
             )
 
@@ -133,7 +133,7 @@ class Follower:
         if text is None or held > text.length:
             if held:
                 raise InputError(
-                    f"the cache holds {held} tokens from outside of this fix, or of a pass that "
+                    f"the cache holds {held} tokens from outside this fix, or from a pass that "
                     "failed: start from an empty cache"
                 )
             return None
@@ -156,7 +156,7 @@ class Follower:
         if call.cache is None and made is not None:
             self._follow(made, text)
             if not made.is_compileable and length_of(made) > text.length:
-                self._fail("its cache came in unseen")
+                self._fail("its cache was not seen at the start")
         settle(now, call.cache if made is None else made)
         if text.any_with_image:
             with self.turns.unedited():
@@ -174,6 +174,6 @@ class Follower:
 
     def _fail(self, what: str) -> None:
         raise ModelError(
-            f"{type(self.model).__name__}: {what}, so no method can act rightly (transformers "
+            f"{type(self.model).__name__}: {what}, so no method can act correctly (transformers "
             f"{transformers.__version__}, torch {torch.__version__}): please report this"
         )

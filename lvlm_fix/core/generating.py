@@ -89,8 +89,8 @@ class Generating:
         """
         if self._own is not None and self.frame is None and text.any_with_image:
             raise InputError(
-                f"{self._own.method_name()} decodes by itself, and passes one by one are no "
-                "decoding: call the model's own `generate` within the block"
+                f"{self._own.method_name()} decodes by itself, which single passes do not do: "
+                "call the model's own `generate` within the block"
             )
 
     @contextmanager
@@ -130,7 +130,7 @@ def _count(frame: Frame, number: int, found: Any) -> None:
 def _refuse(name: str) -> Any:
     def refused(*_: Any, **__: Any) -> Any:
         raise InputError(
-            f"{name} takes another way through the model, where no method acts: use generate"
+            f"{name} goes another way through the model, where no method acts: use generate"
         )
 
     return refused

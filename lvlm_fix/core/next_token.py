@@ -67,7 +67,7 @@ class NextToken:
                 "with return_dict on"
             )
         if call.labelled:
-            raise InputError(f"the loss is of the unmodified logits: {NO_GRADIENT}")
+            raise InputError(f"the loss is that of the unmodified logits: {NO_GRADIENT}")
         with torch.no_grad():
             edited, kept = logits, logits.shape[1]
             for step, row in targets(now):

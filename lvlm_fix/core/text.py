@@ -92,7 +92,8 @@ class Text:
         """
         if len(ids) != self.batch:
             raise InputError(
-                f"this cache holds {self.batch} texts, and {len(ids)} go on from it: pass as many"
+                f"this cache holds {self.batch} texts, but {len(ids)} prompts continue from it:"
+                " pass as many"
             )
         start, count = self.length, ids.shape[1]
         if promised is None and count == 1 and start:
@@ -128,7 +129,7 @@ class Text:
         prompt = length < self.end
         if prompt and self.settled:
             raise InputError(
-                "the prompt's cached keys were edited, so it cannot be cut: pass it anew"
+                "the prompt's cached keys were edited, so the prompt cannot be cut: pass it again"
             )
         read = self.shown.shape[1]
         if length < read:

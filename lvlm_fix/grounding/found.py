@@ -107,8 +107,8 @@ class Grounding:
         ]
 
     def doubtful(self) -> list[bool]:
-        """Which words to doubt: the objects that are rather not there than there. Without answers,
-        the lowest quarter by the best other signal.
+        """Which words to doubt: the objects that are more likely absent than there. Without
+        answers, the lowest quarter by the best other signal.
         """
         if self.ask is None:
             return weak(self.scores())

@@ -59,7 +59,7 @@ def measure(
     full = torch.cat((prompt, ids.to(prompt.device)[None]), dim=1)
     is_image = torch.isin(full[0], torch.tensor(family.image_tokens, device=full.device))
     if not is_image.any():
-        raise InputError("the prompt has no image, so nothing can be said of what rests on it")
+        raise InputError("the prompt has no image, so no word can rest on one")
     more: dict[str, Any] = dict(inputs) | {
         "input_ids": full,
         "attention_mask": torch.ones_like(full),

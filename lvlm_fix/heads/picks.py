@@ -28,10 +28,10 @@ class PicksHeads(Method):
     """
 
     table: str | HeadTable = setting(
-        "", "head table that picks the heads; empty: as the method says", "ours"
+        "", "head table that picks the heads; empty: the method's own choice", "ours"
     )
     top: int = setting(
-        0, "how many heads of the table; 0: those above their layer's median", "ours", low=0
+        0, "how many of the table's heads; 0: those above their layer's median", "ours", low=0
     )
     _picks: dict[int, PickedHeads | None] = field(
         default_factory=dict, init=False, repr=False, compare=False

@@ -80,7 +80,7 @@ def compare(one: HeadTable, other: HeadTable, top: int = 10) -> dict[str, Any]:
     """
     if one.mean.shape != other.mean.shape:
         raise DataError(
-            f"tables of different models cannot be compared: {one.mean.shape} and"
+            f"cannot compare tables of different models: {one.mean.shape} and"
             f" {other.mean.shape} layers × heads"
         )
     if not 1 <= top <= one.mean.size:

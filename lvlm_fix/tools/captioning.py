@@ -167,7 +167,7 @@ def sureness(output: dict[str, Any]) -> str:
     asked = sum(word["ask"] is not None for word in found["words"])
     value, low, high = found["error"]
     return (
-        f"{asked} object words asked about; in brackets the chance that a doubtful one is there, "
+        f"{asked} object words asked about; in brackets: the chance that a doubtful one is there, "
         f"mean error {value:.3f} [{low:.3f}, {high:.3f}] on photos like those of the calibration"
     )
 

@@ -38,7 +38,7 @@ def heads_score(
     words: Annotated[
         Path | None,
         typer.Option(
-            help='for metrics over words: JSON lines with "image", "text", "grounded", "invented"'
+            help='for scores over words: JSON lines with "image", "text", "grounded", "invented"'
         ),
     ] = None,
     prompt: Annotated[str, typer.Option(help="what to ask")] = DESCRIBE,

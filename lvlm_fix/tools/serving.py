@@ -54,8 +54,8 @@ def serve(
 
     if continuous_batching:
         raise SettingError(
-            "--continuous-batching: no method acts there, since it goes another way through the "
-            "model; leave it out"
+            "--continuous-batching: it goes another way through the model, where no method acts; "
+            "leave it out"
         )
     if api_key is not None and not re.fullmatch(r"[!-~]+", api_key):
         raise SettingError("--api-key takes ASCII letters, digits and signs, and at least one")
@@ -87,7 +87,8 @@ def serve(
         print(f"lvlm-fix serves {names} on http://{host}:{at}/v1", file=sys.stderr, flush=True)
         if api_key is None and host not in ("127.0.0.1", "localhost", "::1"):
             print(
-                "lvlm-fix: anyone who reaches this address may ask; see --api-key", file=sys.stderr
+                "lvlm-fix: anyone who reaches this address can use the server; see --api-key",
+                file=sys.stderr,
             )
 
     listen(Server(worker, choices, api_key), host, port, ready)

@@ -29,7 +29,7 @@ class Steers(Method):
         "", "vectors: safetensors, a gguf control vector, or a folder of repsteer", "ours"
     )
     counting: str = setting(
-        "file", "how the file counts layers, where it does not say it", "ours",
+        "file", "how the file counts layers, if it does not say", "ours",
         options=("file", *COUNTINGS),
     )  # fmt: skip
     layers: tuple[int, ...] | None = setting(

@@ -178,7 +178,7 @@ def _read(path: Path) -> tuple[dict[int, Tensor], dict[int, Tensor], dict[str, s
         raise ValueError(f"its keys are of several kinds: {', '.join(sorted(found))}")
     numbers = {key: int(number) for key, (_, number) in found.items()}
     if len(set(numbers.values())) < len(numbers):
-        raise ValueError(f"two of its keys are of one layer: {', '.join(sorted(found))}")
+        raise ValueError(f"two of its keys are for the same layer: {', '.join(sorted(found))}")
     return {number: tensors[key] for key, number in numbers.items()}, tower, about
 
 
