@@ -143,8 +143,8 @@ def legend() -> str:
     """What shade and line mean, in words."""
     samples = "".join(f'<span class="w {name}">{name}</span>' for name in LEVELS[:2])
     return (
-        '<div class="legend"><span>Objects with a chance below ½ and below ¾ of being there; with'
-        f" another score, a text’s least grounded quarters:</span> {samples} <span><s>object</s>"
+        '<div class="legend"><span>Objects with a chance below ½ and below ¾ to be there; by'
+        f" another score a text’s least grounded quarters:</span> {samples} <span><s>object</s>"
         "<sup>✗</sup> not in the photo (known for the samples)</span></div>"
     )
 
