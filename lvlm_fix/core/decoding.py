@@ -1,4 +1,4 @@
-"""How a method decodes by itself: the one that does so, and the keywords of its `generate`."""
+"""How a method decodes by itself: which one does, and the keywords of its `generate`."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def decoded(
 ) -> tuple[dict[str, Any], Decoding | None]:
     """The keywords of a `generate` under a method that decodes, and what is to run.
 
-    Raises `InputError` where the caller asks for what such a decoding cannot serve.
+    Raises `InputError` if the caller asks for something that such a decoding cannot serve.
     """
     ids, config = given.get("input_ids", given.get("inputs")), given.get("generation_config")
     if isinstance(ids, Tensor) and not torch.isin(ids.cpu(), torch.tensor(image_tokens)).any():

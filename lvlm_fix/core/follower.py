@@ -1,4 +1,4 @@
-"""`Follower`: which text each forward belongs to, from its first row to what its logits become."""
+"""`Follower`: which text each forward belongs to, from its first row to its edited logits."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ __all__ = ["Follower"]
 
 
 class Follower:
-    """Follows the passes of one model while methods are attached to it. What is known of a text
-    lies with its cache.
+    """Follows the passes of one model while methods are attached to it. What is known of a text is
+    kept with its cache.
     """
 
     def __init__(self, model: PreTrainedModel, family: Family, methods: int) -> None:
@@ -49,8 +49,8 @@ class Follower:
         self.unreached: frozenset[int] = frozenset()  # acting layers without attention of this kind
 
     def attach(self, attached: Attached, edit: Edit, own: tuple[int, Method] | None = None) -> None:
-        """Run every forward of the model within a pass; `edit` its output behind it. `own`: the
-        method that decodes, and its place.
+        """Run every forward of the model within a pass, then `edit` its output. `own`: the method
+        that decodes, and its place.
         """
         runs = self.family.runs
         self._generating.attach(attached, runs, self.family.image_tokens, own)
@@ -114,7 +114,7 @@ class Follower:
             )
 
     def _ids(self, call: Call) -> Tensor:
-        """The ids of a pass; of a decoder that is given embeddings, those embedded last."""
+        """The ids of a pass; for a decoder that is given embeddings, the ids embedded last."""
         ids, embeds = call.ids, call.given.get("inputs_embeds")
         if ids is None and self._embedded is not None and embeds is not None:
             ids = self._embedded.repeat_interleave(len(embeds) // len(self._embedded), dim=0)
