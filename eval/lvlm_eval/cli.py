@@ -300,8 +300,9 @@ def compare_command(
     synonyms: SynonymsFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compare every method of a run with the unmodified model, paired over photos, at equal length
-    and beside trivial controls of equal recall.
+    """Compare every method of a run with the unmodified model.
+
+    Photos are compared in pairs, at equal length, and beside trivial controls of equal recall.
 
     Example: lvlm-fix eval compare runs/chair --picture chair.png
     """

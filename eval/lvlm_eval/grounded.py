@@ -51,8 +51,9 @@ def grounding_command(
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Measure how well each score of a word tells invented objects in the model's captions from
-    real ones: alone, among words at a similar place, and in addition to the place.
+    """Measure how well each score of a word tells invented objects from real ones.
+
+    Each is measured alone, among words at a similar place in the caption, and in addition to it.
 
     Example: lvlm-fix eval grounding --data coco --split test --limit 100
     """

@@ -46,8 +46,9 @@ def reproduce(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Run a published table of CHAIR or POPE, and show its figures beside ours, with every
-    difference of protocol.
+    """Run a published table of CHAIR or POPE, and show its figures beside ours.
+
+    Every difference of protocol is named.
 
     Example: lvlm-fix reproduce vhr-chair --data coco --dry-run
     """

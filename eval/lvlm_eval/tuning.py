@@ -62,8 +62,10 @@ def tune_command(
     seed: Annotated[int, typer.Option(help="seed of the draw, the split and the search")] = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Search settings on half of the photos and confirm them on the other half, or say that nothing
-    helps. Settings that help go to OUT/settings.json, which `--set @OUT/settings.json` reads.
+    """Search for settings that help this model, or say that nothing helps.
+
+    The search runs on half of the photos; the other half confirms. Settings that help go to
+    OUT/settings.json, which `--set @OUT/settings.json` reads.
 
     Example: lvlm-fix eval tune --data coco --method vhr --captions 600 --out runs/tune
     """

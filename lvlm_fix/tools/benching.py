@@ -46,8 +46,9 @@ def bench(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Measure what methods cost: time and memory as ratios to the unmodified model, taken in turns
-    within one run.
+    """Measure what methods cost in time and memory, as ratios to the unmodified model.
+
+    The model runs under all methods in turns, within one run.
 
     Example: lvlm-fix bench --model tiny --method vhr --batch 1,4 --tokens 16
     """

@@ -43,8 +43,10 @@ def export(
     rank: Annotated[int, typer.Option(help="nullu: directions removed from each layer")] = 4,
     as_json: AsJson = False,
 ) -> None:
-    """Fold a static gain of chosen heads into a plain checkpoint, or remove directions of invention
-    from one (nullu). With --check, prove that an exported gain equals MODEL under that gain.
+    """Write a plain checkpoint with a static gain of chosen heads folded in.
+
+    With --method nullu, remove directions of invention from it instead. With --check, prove that an
+    exported gain equals MODEL under that gain.
 
     Example: lvlm-fix export tiny exported --heads heads.json --strength 2
     """

@@ -12,8 +12,9 @@ __all__ = ["families", "methods"]
 
 
 def methods(as_json: AsJson = False) -> None:
-    """List the methods: their papers, the places they edit, and which are controls. With --json,
-    also what they need and where they depart from the paper.
+    """List the methods: their papers, the places they edit, and which are controls.
+
+    With --json, also what they need and where they depart from the paper.
 
     Example: lvlm-fix methods --json
     """
