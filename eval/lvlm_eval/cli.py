@@ -52,7 +52,7 @@ from lvlm_fix.tools.cli import settings_of
 __all__ = ["app"]
 
 app = typer.Typer(no_args_is_help=True, help="Measure hallucination: run, score, compare, report.")
-scores = typer.Typer(no_args_is_help=True, help="Score captions or answers that are there already.")
+scores = typer.Typer(no_args_is_help=True, help="Score captions or answers that you have already.")
 app.add_typer(scores, name="score")
 
 
@@ -357,7 +357,7 @@ def _compared(
     dialect: Dialect,
     synonyms: Path | None,
 ) -> Run:
-    """A run folder, or captions that are there already."""
+    """A run folder, or captions that the caller has already."""
     if run is not None and not captions and truth is None:
         return load(run)
     if run is not None or len(captions) < 2 or truth is None:

@@ -1,4 +1,4 @@
-"""A pass in which the attention modules are listened to; nothing is edited."""
+"""A pass that records what the attention modules give and edits nothing."""
 
 from __future__ import annotations
 

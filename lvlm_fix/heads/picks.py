@@ -1,5 +1,5 @@
-"""`PicksHeads`: a method that acts on some heads, by a rule of its own or by a table of
-any score.
+"""`PicksHeads`: a method that acts on some heads, picked by its own rule or by a table of any
+score.
 """
 
 from __future__ import annotations
@@ -23,8 +23,7 @@ class PicksHeads(Method):
     """Base of the methods that pick heads. With a `table`, the heads are the same for every prompt
     and known before it.
 
-    Raises `DataError` where the table cannot be read, and when it is used on a model of another
-    shape.
+    Raises `DataError` if the table cannot be read, or if the model has another shape.
     """
 
     table: str | HeadTable = setting(
@@ -55,7 +54,7 @@ class PicksHeads(Method):
 
     @property
     def rule(self) -> HeadRule | None:
-        """How heads are picked without a table; None: the method acts on no picked heads then."""
+        """How heads are picked without a table; None: the method then acts on no picked heads."""
         return None
 
     def settings(self) -> dict[str, Any]:
