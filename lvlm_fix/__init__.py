@@ -64,7 +64,7 @@ OWNERS = {name: room for room, names in ROOMS.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
-    """A public name, from the room that owns it; every other one is a method, listed there."""
+    """A public name, from the module that owns it. Every name not listed here is a method."""
     if name.startswith("_"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     if name in OWNERS:

@@ -32,17 +32,17 @@ def fix(
     """Let methods act on `model` until the block ends or `.remove()` is called.
 
     Args:
-        model: any Hugging Face image-text-to-text model whose decoder uses the attention interface;
-            an adapter's or a compiler's wrapper around one serves as well.
+        model: any Hugging Face image-text-to-text model whose decoder uses the attention interface,
+            or an adapter's or a compiler's wrapper around one.
         method: a name ("vhr"), names in order ("var+vhr"), a method, or a list of them. At each
-            place they act in the order given; places follow the data: attention logits, attention
+            place they act in the order given. Places follow the data: attention logits, attention
             weights, head outputs, hidden states, then the next token's logits.
-        remember: what the unmodified model says of a text without image holds for the next photo
-            too. Saves VHR a pass, and is wrong where weights or adapters change inside the block.
+        remember: reuse for the next photo what the unmodified model gave for a text without image.
+            This saves VHR a pass. It is wrong if weights or adapters change inside the block.
 
     Raises:
-        UnknownNameError: no method of that name. ModelError: the model misses what a method needs.
-        SettingError: a method is set to act in a layer that the model has not.
+        UnknownNameError: no method of that name. ModelError: the model lacks what a method needs.
+        SettingError: a method is set to act in a layer that the model does not have.
     """
     return Fix(_inside(model), resolve(method), remember=remember)
 
@@ -77,7 +77,7 @@ class Fix:
             raise
 
     def _living(self, acting: list[frozenset[int]], remember: bool) -> dict[Watch[Any], Live[Any]]:
-        """The twins of all watches; those that others need come first."""
+        """The twins of all watches; those that other watches need come first."""
         layers: dict[Watch[Any], frozenset[int]] = {}
         for method, here in zip(self.methods, acting, strict=True):
             for watch in closure(method.watches(self.depth)):
@@ -128,7 +128,7 @@ class Fix:
         follower.attach(attached, NextToken(self.methods, self.depth, self._lives).edit, self._own)
 
     def remove(self) -> None:
-        """Detach; the model, its configuration and its hooks are as before. May be called twice."""
+        """Detach, and restore the model, its configuration and its hooks. May be called twice."""
         self._attached.undo()
 
     def __enter__(self) -> Fix:
@@ -151,7 +151,7 @@ class Fix:
         ]
 
     def scores(self, method: int = 0) -> Tensor:
-        """The head scores that a method gave the last prompt: batch layers heads; NaN in layers
+        """The head scores that a method gave the last prompt: batch layers heads. NaN in layers
         that it did not score.
         """
         text, found = self._follower.last, dict[int, Tensor]()
@@ -161,7 +161,7 @@ class Fix:
                 found = {n: s for n, s in watch.scores_in(text).items() if n in acting}
         if not found:
             raise InputError(
-                "no heads were scored: run a prompt with an image through the model first"
+                "no heads are scored yet: run a prompt with an image through the model first"
             )
         some = next(iter(found.values()))
         blank = torch.full_like(some, torch.nan)
@@ -174,7 +174,7 @@ def _inside(model: nn.Module) -> PreTrainedModel:
     """The Hugging Face model that is meant: itself, or what an adapter or a compiler wraps."""
     found = next((m for m in model.modules() if isinstance(m, PreTrainedModel)), None)
     if found is None:
-        raise ModelError(f"{type(model).__name__} holds no model of transformers")
+        raise ModelError(f"{type(model).__name__} contains no model of transformers")
     return found
 
 

@@ -1,5 +1,5 @@
-"""What contrast methods share: the contrast of two branches' next-token logits, how far they are
-apart, which tokens stay plausible, and the method that is nothing but a contrast.
+"""What contrast methods share: the contrast of two branches' next-token logits, the distance
+between them, the tokens that stay plausible, and the method that is only a contrast.
 """
 
 from __future__ import annotations

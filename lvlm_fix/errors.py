@@ -1,10 +1,10 @@
-"""The error family. Every message says what was wrong, what was found and what to do.
+"""The errors of this package. Every message says what was wrong, what was found and what to do.
 
 LvlmFixError
 ├── SettingError      a setting of a method or command is out of its range (also a ValueError)
 ├── UnknownNameError  no method, metric or family of that name
 ├── PluginError       a method of another package cannot be used; the message names the package
-├── ModelError        the model cannot be loaded, or misses what the methods need
+├── ModelError        the model cannot be loaded, or lacks what the methods need
 ├── InputError        a prompt or call that cannot be served
 │   └── ImageError    an image that is missing or cannot be read
 └── DataError         a file (head table, captions, answers, annotations) that cannot be used
@@ -32,7 +32,7 @@ class PluginError(LvlmFixError):
 
 
 class ModelError(LvlmFixError):
-    """The model cannot be loaded, or misses what the methods need."""
+    """The model cannot be loaded, or lacks what the methods need."""
 
 
 class InputError(LvlmFixError):
@@ -44,4 +44,4 @@ class ImageError(InputError):
 
 
 class DataError(LvlmFixError):
-    """A file cannot be used as what it was given for."""
+    """A file cannot be used for what it was given for."""

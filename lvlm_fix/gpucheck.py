@@ -1,10 +1,10 @@
-"""What this project measures when it is lent a GPU, on a bare machine and within a time.
+"""What this project measures on a GPU: on a bare machine, and within a given time.
 
     python -m lvlm_fix.gpucheck --out DIR [--minutes 8] [--device cpu]
 
-Writes `DIR/gpucheck.json`, whole at any moment, after each row. The most important comes first; an
-item that fails does not end the others; at the end of the time the process ends. On a CPU a
-miniature of it runs.
+Writes `DIR/gpucheck.json` after each row; the file is whole at any moment. The most important item
+comes first. An item that fails does not end the others. The process ends when its time is over. On
+a CPU, a miniature of it runs.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Results:
         return self._seconds - SPARE - (time.monotonic() - self._start)
 
     def save(self) -> None:
-        """Write it; a reader finds the former one or this one."""
+        """Write it; a reader finds the old file or the new one."""
         with self._lock:
             self.document["seconds"] = round(time.monotonic() - self._start, 1)
             part = self.file.with_suffix(".part")
@@ -111,7 +111,7 @@ def _run(results: Results, name: str, item: Any) -> None:
 
 
 def _stop(results: Results) -> None:
-    """The time is over: whatever runs, what was found is written."""
+    """The time is over: write what was found, whatever is running."""
     results.save()
     print("gpucheck: the time is over", flush=True)
     os._exit(3)

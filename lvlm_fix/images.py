@@ -1,4 +1,4 @@
-"""The one door for pictures: every photo becomes an upright RGB image, or one clear error."""
+"""Read pictures: every photo becomes an upright RGB image, or one clear error."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ def sample_photos() -> list[Path]:
 def open_image(
     source: str | Path | bytes, *, pixels: int = PIXELS, formats: tuple[str, ...] | None = None
 ) -> Image.Image:
-    """Read a photo, a file or its bytes, as RGB, turned upright by its EXIF data.
+    """Read a photo (a file or its bytes) as RGB, turned upright by its EXIF data.
 
-    HEIC is read where `pillow_heif` is installed.
+    HEIC is read if `pillow_heif` is installed.
 
-    Raises `ImageError` where it cannot be read, is of none of the `formats` (None: all that Pillow
-    reads), or has more than `pixels`: these are not decoded.
+    Raises `ImageError` if the photo cannot be read, is in none of the `formats` (None: all that
+    Pillow reads), or has more than `pixels`. Too large a photo is not decoded.
     """
     if isinstance(source, bytes):
         name, opened = "a picture", io.BytesIO(source)
@@ -68,7 +68,7 @@ def open_image(
         raise
     except UnidentifiedImageError as error:
         kinds = "no image" if formats is None else f"none of {', '.join(formats)}"
-        raise ImageError(f"{name} cannot be read as an image: it is {kinds}") from error
+        raise ImageError(f"{name} cannot be read as an image: it contains {kinds}") from error
     except Exception as error:  # decoders raise what they like on damaged bytes
         raise ImageError(f"{name} cannot be read as an image: {error}") from error
 
@@ -103,9 +103,9 @@ def _check_reads(kind: str, name: str) -> None:
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """The first frame, turned by EXIF, transparency on white, as RGB of 8 bits.
+    """The first frame as RGB of 8 bits, turned by EXIF; transparency becomes white.
 
-    Raises `ImageError` for values of which it is not clear what white is.
+    Raises `ImageError` if the values leave it unclear what white is.
     """
     image = ImageOps.exif_transpose(image)
     if image.mode == "F" or image.mode.startswith("I"):

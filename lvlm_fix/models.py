@@ -39,8 +39,8 @@ Chat = Sequence[dict[str, Any]]
 
 
 def folder_of(name: str) -> str:
-    """Where transformers finds a model: the package's own folder for "tiny", the one that is made
-    at first use for "small", else the name as it is.
+    """Where transformers finds a model: the package's own folder for "tiny", the folder made at
+    first use for "small", and otherwise the name as it is.
     """
     if name == "small":
         from lvlm_fix.small.folder import folder
@@ -56,11 +56,12 @@ def load(
     dtype: torch.dtype | str = "auto",
     device: str | None = None,
 ) -> tuple[PreTrainedModel, ProcessorMixin]:
-    """Load any image-text-to-text model and its processor; "tiny" is the test model inside this
-    package, "small" a model of 402 M parameters whose language model is fetched once.
+    """Load any image-text-to-text model and its processor. "tiny" is the test model inside this
+    package; "small" is a model of 402 M parameters whose language model is fetched once.
 
-    Weights come from safetensors only and no remote code is run. `dtype` "auto" keeps the
-    checkpoint's own, but float32 for half-precision weights on a CPU. Raises `ModelError`.
+    Weights come from safetensors only, and no remote code is run. `dtype` "auto" keeps the
+    checkpoint's own, except that half-precision weights become float32 on a CPU. Raises
+    `ModelError`.
     """
     path = folder_of(name)
     if device is None:
@@ -108,7 +109,7 @@ def revision_of(model: PreTrainedModel) -> str | None:
 
 
 def end_tokens(model: PreTrainedModel) -> frozenset[int]:
-    """The tokens that end a text, from the model's generation settings; empty where none do."""
+    """The tokens that end a text, by the model's generation settings; empty if there are none."""
     found = (model.generation_config or model.config).eos_token_id
     return frozenset([found] if isinstance(found, int) else found or [])
 
@@ -120,11 +121,12 @@ def prepare(
     prompts: Sequence[str],
 ) -> Any:
     """Left-padded inputs for `generate`: one chat turn per sample, with its image (None: text
-    alone).
+    only).
     """
     if len(images) != len(prompts) or not prompts:
         raise InputError(
-            f"as many images as prompts, and at least one: got {len(images)} and {len(prompts)}"
+            f"give as many images as prompts, and at least one: got {len(images)}"
+            f" and {len(prompts)}"
         )
     if any(not prompt.strip() for prompt in prompts):
         raise InputError("the prompt is empty")
@@ -143,11 +145,11 @@ def prepare_chats(
     chats: Sequence[Chat],
     images: Sequence[Sequence[Image.Image]],
 ) -> Any:
-    """Left-padded inputs for `generate`: one chat per sample, and its images in the order of their
-    places in it.
+    """Left-padded inputs for `generate`: one chat per sample, with its images in the order in which
+    they appear.
 
-    Raises `InputError` where the template or the processor refuses them, `ModelError` where there
-    is no template.
+    Raises `InputError` if the template or the processor refuses them, and `ModelError` if there is
+    no template.
     """
     process: Any = processor  # each family's processor has its own call
     if not process.chat_template:
@@ -188,8 +190,8 @@ def _check_words(processor: ProcessorMixin, texts: Iterable[str]) -> None:
     for text in texts:
         if found := [word for word in special if isinstance(word, str) and word in text]:
             raise InputError(
-                f"the text holds {found[0]!r}, which means something else to this model: write "
-                "it in another way"
+                f"the text contains {found[0]!r}, which means something else to this model: write "
+                "it differently"
             )
 
 
@@ -205,7 +207,8 @@ def answer(
     """One text per image and prompt, in one left-padded batch; greedy unless `generate` says
     otherwise.
 
-    `generate` goes to the stock `model.generate`. Raises `SettingError` and `InputError`.
+    `generate` holds keywords for the stock `model.generate`. Raises `SettingError` and
+    `InputError`.
     """
     ids = answer_ids(model, processor, images, prompts, max_new_tokens=max_new_tokens, **generate)
     return [text.strip() for text in processor.batch_decode(ids, skip_special_tokens=True)]
@@ -221,7 +224,7 @@ def answer_ids(
     max_new_tokens: int = 128,
     **generate: Any,
 ) -> list[list[int]]:
-    """What `answer` decodes: the ids of each new text, padding and end included."""
+    """The ids that `answer` decodes: each new text, with padding and end token."""
     if max_new_tokens < 1:
         raise SettingError(f"max-new-tokens must be >= 1, got {max_new_tokens}")
     inputs = prepare(model, processor, images, prompts)

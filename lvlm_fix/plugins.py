@@ -18,10 +18,10 @@ GROUP = "lvlm_fix.methods"
 class Methods(Mapping[str, type[Method]]):
     """Name -> class: the built-in methods, then those of other packages.
 
-    A built-in name is served without a look at other packages; listing names loads none of them.
+    A built-in name is found without looking at other packages; listing names loads none of them.
 
-    Raises `PluginError` naming the package: where its method cannot be loaded, is no method, has
-    another name than its entry point, or bears a name that is taken.
+    Raises `PluginError`, which names the package, if its method cannot be loaded, is not a
+    method, has another name than its entry point, or has a name that is taken.
     """
 
     def __init__(self, *kinds: type[Method]) -> None:
@@ -37,7 +37,7 @@ class Methods(Mapping[str, type[Method]]):
         return len(self._built_in) + len(self._others())
 
     def ready(self) -> list[str]:
-        """Names of the methods that can act at their defaults: all that need no file of vectors."""
+        """Names of the methods that can act at their defaults, without a file of vectors."""
         return [name for name, kind in self.items() if not hasattr(kind, "vectors")]
 
     def _others(self) -> dict[str, EntryPoint]:

@@ -1,4 +1,4 @@
-"""What is asked of a photo unless a caller says otherwise."""
+"""The prompt for a photo, unless the caller gives one."""
 
 __all__ = ["DESCRIBE"]
 

@@ -32,7 +32,7 @@ def left_out(found: tuple[int, str, str]) -> str:
     code, out, err = found
     assert code == LEFT_OUT == 3, err
     assert "2.jpg' cannot be read as an image" in err
-    last = "lvlm-fix: 1 photo is broken and left out; all else is done"
+    last = "lvlm-fix: 1 photo is broken and left out; everything else is done"
     assert err.splitlines()[-1] == last
     return out
 

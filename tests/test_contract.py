@@ -516,7 +516,7 @@ def test_a_second_fix_a_foreign_cache_and_embeddings_alone_are_refused() -> None
                 lf.fix(model, "var")
             with pytest.raises(lf.SettingError, match="no layer 9; this model has 5"):
                 lf.fix(model, lf.VHR(layers=(1, 9)))
-            with pytest.raises(lf.InputError, match="outside of this fix"):
+            with pytest.raises(lf.InputError, match="outside this fix"):
                 model(input_ids=inputs["input_ids"][:, -1:], **held(model, filled))
             with pytest.raises(lf.InputError, match="input_ids"):
                 model(inputs_embeds=torch.zeros(1, 3, 48))

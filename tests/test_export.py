@@ -150,7 +150,7 @@ def test_a_changed_weight_or_another_strength_is_found_out(folder: Path, tmp_pat
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["tiny", "OUT", "--heads", "TABLE"], "is there already"),
+        (["tiny", "OUT", "--heads", "TABLE"], "exists already"),
         (["tiny", "new", "--heads", "absent.json"], "as a head table"),
         (
             ["tiny", "new", "--heads", "TABLE", "--layers", "1,x"],

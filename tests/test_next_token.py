@@ -243,7 +243,7 @@ def test_the_reports_count_the_tokens_that_were_edited() -> None:
 @torch.no_grad()
 def test_what_a_branch_cannot_follow_is_refused() -> None:
     model, inputs = miniature("llava", samples=1)
-    with pytest.raises(lf.ModelError, match="no tokenizer at ''"):
+    with pytest.raises(lf.ModelError, match="no tokenizer was found at ''"):
         lf.fix(model, "icd")
     with lf.fix(model, "vcd"):
         with pytest.raises(lf.InputError, match="return_dict"):

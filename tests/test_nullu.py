@@ -83,7 +83,7 @@ def test_the_export_equals_the_slow_equations(tiny: Any, tmp_path: Path) -> None
         wanted = (torch.eye(len(kept)) - kept @ kept.T) @ last(model, layer).float()
         torch.testing.assert_close(last(exact, layer), wanted, atol=1e-5, rtol=0)
         torch.testing.assert_close(last(found, layer).float(), wanted, atol=1e-5, rtol=1e-3)
-    with pytest.raises(lf.DataError, match="there already"):
+    with pytest.raises(lf.DataError, match="exists already"):
         export("tiny", tmp_path / "out", listed, folder)
 
 

@@ -579,7 +579,7 @@ def test_whole_words_are_steady() -> None:
 
 def test_the_command_line_refuses_what_it_cannot_do(lvlm) -> None:
     for words, said in (
-        (("--continuous-batching",), "no method acts there"),
+        (("--continuous-batching",), "where no method acts"),
         (("--method", "nix"), "there is no method 'nix'"),
         (("--api-key", " "), "--api-key takes"),
         (("--api-key", "schlüssel"), "--api-key takes"),

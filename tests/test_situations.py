@@ -192,7 +192,7 @@ def test_a_prefix_that_the_fix_has_not_seen_is_refused(case: str) -> None:
         foreign = cache_of(model(**inputs, use_cache=True))
         with (
             lf.fix(model, CASES[case][1]),
-            pytest.raises(lf.InputError, match="outside of this fix"),
+            pytest.raises(lf.InputError, match="outside this fix"),
         ):
             step(model, foreign, 5)
 
@@ -345,7 +345,7 @@ def test_a_pass_that_fails_is_not_gone_on_from() -> None:
         with pytest.raises(RuntimeError, match="out of memory"):
             step(model, cache, 5)
         part.forward = plain
-        with pytest.raises(lf.InputError, match="of a pass that failed"):
+        with pytest.raises(lf.InputError, match="from a pass that failed"):
             step(model, cache, 5)
         assert model(**inputs).logits.isfinite().all()
     del part.forward
@@ -364,7 +364,7 @@ def test_another_batch_on_a_cache_is_refused() -> None:
     model, inputs = built()
     with torch.no_grad(), lf.fix(model, "vhr"):
         cache = cache_of(model(**inputs, use_cache=True))
-        with pytest.raises(lf.InputError, match="holds 1 texts, and 2 go on"):
+        with pytest.raises(lf.InputError, match="holds 1 texts, but 2 prompts continue"):
             model(input_ids=torch.tensor([[5], [6]]), use_cache=True, **held(model, cache))
 
 

@@ -187,7 +187,7 @@ def read(data: bytes) -> Case:
     except UnicodeDecodeError:
         before = begun = ended = inner = ""
     if not (begun and ended):
-        raise InputError("this file is no case: save one with “Save this case”")
+        raise InputError("this file is not a case: save one with “Save this case”")
     try:
         photo = before.partition(PICTURE)[2].partition('"')[0]
         case = Case.model_validate_json(inner).model_copy(update={"photo": photo})

@@ -25,7 +25,7 @@ def demo(
     context: typer.Context,
     model: Model = "tiny",
     host: Annotated[
-        str, typer.Option(help="address to listen on; another than loopback serves --model only")
+        str, typer.Option(help="address to listen on; beyond this machine, only --model is served")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="port to listen on", min=1, max=65535)] = 7860,
 ) -> None:
@@ -49,15 +49,17 @@ def picture(
     model: Model = "tiny",
     method: Annotated[str, typer.Option(help="methods joined by +, in order")] = "var+vhr",
     set_: Annotated[
-        list[str] | None, typer.Option("--set", help="method.setting=value, may be repeated")
+        list[str] | None, typer.Option("--set", help="method.setting=value, repeatable")
     ] = None,
     objects: Annotated[
         str | None,
-        typer.Option(help="COCO objects in the photo, joined by commas; known for the samples"),
+        typer.Option(
+            help="COCO objects in the photo, joined by commas; not needed for the samples"
+        ),
     ] = None,
     max_new_tokens: Annotated[int, typer.Option(help="longest text, tokens")] = 64,
 ) -> None:
-    """Draw a photo before and after, invented words struck through.
+    """Draw a photo with its caption before and after; invented words are struck through.
 
     Example: lvlm-fix demo picture photo.jpg --out before_after.png --method vhr
     """
@@ -75,8 +77,8 @@ def picture(
     opened = engine.check(asked)
     if given is None and objects_of(opened) is None:
         raise InputError(
-            "what is in this photo is not known: name its COCO objects, as in --objects 'cup,dining"
-            " table'"
+            "the objects in this photo are not known: name its COCO objects, as in"
+            " --objects 'cup,dining table'"
         )
     *_, told = engine.one_by_one(asked, [(), methods], threading.Event())
     figure = present.before_after(

@@ -116,7 +116,7 @@ def open_photo(path: Path | None) -> Image.Image:
     try:
         photo = lf.open_image(checked)
     except ImageError as error:
-        raise ImageError("this image is damaged and cannot be read to its end") from error
+        raise ImageError("this image is damaged: it cannot be read to its end") from error
     photo.thumbnail((SIDE, SIDE))
     return photo
 
@@ -190,7 +190,7 @@ class Engine:
     def _model(self, name: str) -> tuple[Any, Any]:
         """The model of that name; the one before it is let go. Under the lock."""
         if not self._allowed(name):
-            raise InputError(f"this page serves other models than {name!r}")
+            raise InputError(f"this page serves other models, not {name!r}")
         if self._loaded is None or self._loaded[0] != name:
             self._loaded = None
             self._loaded = (name, *lf.load(name))

@@ -52,7 +52,7 @@ from lvlm_fix.tools.cli import settings_of
 __all__ = ["app"]
 
 app = typer.Typer(no_args_is_help=True, help="Measure hallucination: run, score, compare, report.")
-scores = typer.Typer(no_args_is_help=True, help="Score captions or answers that are there already.")
+scores = typer.Typer(no_args_is_help=True, help="Score captions or answers that you have already.")
 app.add_typer(scores, name="score")
 
 
@@ -72,7 +72,7 @@ def score_chair(
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
-    """CHAIR of captions.
+    """Score captions by CHAIR.
 
     Example: lvlm-fix eval score chair --captions captions.jsonl --truth objects.json
     """
@@ -90,8 +90,8 @@ def score_chair(
     judged = chair.judge(texts, known, _dialect(dialect))
     if unjudged := sum(one.unjudged for one in judged):
         print(
-            f"lvlm-fix: {unjudged} mentions are of objects that nobody looked for in their photos,"
-            " and count nowhere",
+            f"lvlm-fix: {unjudged} mentions name objects that nobody looked for in their photos;"
+            " they count nowhere",
             file=sys.stderr,
         )
     if words is not None:
@@ -106,15 +106,17 @@ def score_pope(
     rule: RuleName = "published",
     corrections: Annotated[
         Path | None,
-        typer.Option(help="RePOPE's file: its labels count; what it leaves out is disputed"),
+        typer.Option(
+            help="RePOPE's file; its labels count, and questions that it leaves out are disputed"
+        ),
     ] = None,
     skip_unknown: Annotated[
-        bool, typer.Option(help="leave out answers to no question (RePOPE drops some)")
+        bool, typer.Option(help="ignore answers that belong to no question (RePOPE drops some)")
     ] = False,
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
-    """POPE of answers; questions without an answer are left out and counted on standard error.
+    """Score answers by POPE. Questions without an answer are left out; standard error counts them.
 
     Example: lvlm-fix eval score pope --questions questions.jsonl --answers answers.jsonl
     """
@@ -157,7 +159,7 @@ def check_command(
     ],
     as_json: AsJson = False,
 ) -> None:
-    """Say what files are, what was understood, and what is odd; exit 2 where one is not understood.
+    """Say what files are, what was understood, and what is odd. Exit 2 if one is not understood.
 
     Example: lvlm-fix eval check captions.jsonl objects.json photos/
     """
@@ -182,7 +184,9 @@ def questions(
         str | None, typer.Option(help="file.json or file.json:name; default: every photo")
     ] = None,
     limit: Limit = None,
-    per_photo: Annotated[int, typer.Option(help="yes questions a photo, and as many no")] = 3,
+    per_photo: Annotated[
+        int, typer.Option(help="yes questions per photo, and as many no questions")
+    ] = 3,
     synonyms: SynonymsFile = None,
     seed: Seed = 0,
 ) -> None:
@@ -201,7 +205,7 @@ def questions(
 def run_command(
     task: Annotated[str, typer.Argument(help="chair or pope")],
     data: Data,
-    out: Annotated[Path, typer.Option(help="run folder; the same command again resumes")],
+    out: Annotated[Path, typer.Option(help="run folder; give the same command again to resume")],
     method: Annotated[
         list[str],
         typer.Option(help='repeatable; "none", "var+vhr", "random-heads:seed=0..19", "all"'),
@@ -222,11 +226,11 @@ def run_command(
     ] = None,
     prompt: Prompt = DESCRIBE,
     set_: Annotated[
-        list[str] | None, typer.Option("--set", help="method.setting=value, may be repeated")
+        list[str] | None, typer.Option("--set", help="method.setting=value, repeatable")
     ] = None,
     ask: Annotated[
         str | None,
-        typer.Option(help="run every method again with its texts checked: mark, drop or rewrite"),
+        typer.Option(help="run every method again and check its texts: mark, drop or rewrite"),
     ] = None,
     seed: Seed = 0,
     synonyms: SynonymsFile = None,
@@ -278,11 +282,13 @@ def compare_command(
     run: Annotated[Path | None, typer.Argument(help="a finished run folder", metavar="RUN")] = None,
     captions: Annotated[
         list[str] | None,
-        typer.Option(help="name=FILE in place of RUN, repeatable; the first is unmodified"),
+        typer.Option(
+            help="name=FILE in place of RUN, repeatable; the first is the unmodified model"
+        ),
     ] = None,
     truth: Annotated[Path | None, typer.Option(help="with --captions: objects file")] = None,
     picture: Annotated[
-        Path | None, typer.Option(help="write recall against CHAIR_I: PNG, SVG or PDF")
+        Path | None, typer.Option(help="plot recall against CHAIR_I: PNG, SVG or PDF")
     ] = None,
     wide: Annotated[bool, typer.Option("--wide", help="every figure, in wide tables")] = False,
     dialect: DialectName = "published",
@@ -291,8 +297,9 @@ def compare_command(
     synonyms: SynonymsFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Every method of a run against the unmodified model, paired over photos, at equal length and
-    beside trivial controls of equal recall.
+    """Compare every method of a run with the unmodified model.
+
+    Photos are compared in pairs, at equal length, and beside trivial controls of equal recall.
 
     Example: lvlm-fix eval compare runs/chair --picture chair.png
     """
@@ -347,7 +354,7 @@ def _compared(
     dialect: Dialect,
     synonyms: Path | None,
 ) -> Run:
-    """A run folder, or captions that are there already."""
+    """A run folder, or captions that the caller has already."""
     if run is not None and not captions and truth is None:
         return load(run)
     if run is not None or len(captions) < 2 or truth is None:
@@ -371,7 +378,7 @@ def table_command(
         typer.Argument(help="a finished run of chair, of pope, or one of each", metavar="RUN..."),
     ],
 ) -> None:
-    """The figures of a run of chair and one of pope as one Markdown table.
+    """Print the figures of a chair run and a pope run as one Markdown table.
 
     Example: lvlm-fix eval table runs/chair runs/pope
     """
@@ -385,7 +392,7 @@ def report(
     dialect: DialectName = "published",
     rule: RuleName = "published",
 ) -> None:
-    """One self-contained HTML page of a run.
+    """Write one self-contained HTML page about a run.
 
     Example: lvlm-fix eval report runs/chair --out chair.html
     """
@@ -403,7 +410,7 @@ def _settings(pairs: list[str], methods: list[str]) -> dict[str, str]:
     for key, value in given.items():
         if key.partition(".")[0] not in named:
             raise SettingError(
-                f"--set {key}={value} is for a method that is not run; the methods are"
+                f"--set {key}={value} is for a method that does not run; the methods are"
                 f" {', '.join(sorted(named))}"
             )
     return given

@@ -262,9 +262,9 @@ def one_half(truth: Path) -> str:
                 return ""
             found = [bool(re.search(rb'"%s"\s*:' % k, text)) for k in (b"category_id", b"caption")]
     if found == [True, False]:
-        return "there are no reference captions: the truth is of the instances alone"
+        return "there are no reference captions: the truth comes from the instances alone"
     if found == [False, True]:
-        return "there are no instances: the truth is what the reference captions name, and no more"
+        return "there are no instances: the truth comes from the captions alone"
     return ""
 
 

@@ -102,7 +102,7 @@ def load(folder: Path) -> Run:
         the run.
     """
     if not (folder / "run.json").is_file():
-        raise DataError(f"{folder} is no run folder: it has no run.json")
+        raise DataError(f"{folder} is not a run folder: it has no run.json")
     record, gone = read_json(folder / "run.json"), read_left_out(folder)
     record["image_ids"] = [key for key in record["image_ids"] if key not in gone]
     captions: dict[str, dict[int, str]] = {}
@@ -347,7 +347,7 @@ def _matched(run: Run, method: str, dialect: Dialect) -> tuple[Array, Array]:
 def _finished(path: Path) -> Path:
     if not path.exists():
         raise DataError(
-            f"{path.parent} is not finished: {path.name} is missing; run the same command again to"
+            f"{path.parent} is not finished: {path.name} is missing; give the same command again to"
             " resume"
         )
     return path

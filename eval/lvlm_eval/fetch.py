@@ -97,7 +97,7 @@ def _download(address: str, path: Path) -> None:
                 while block := source.read(1 << 20):
                     file.write(block)
         if size and part.stat().st_size != size:
-            raise OSError(f"{part.stat().st_size} of {size} bytes came")
+            raise OSError(f"{part.stat().st_size} of {size} bytes arrived")
         part.replace(path)
     except OSError as error:
         part.unlink(missing_ok=True)

@@ -41,18 +41,19 @@ def grounding_command(
     revision: Revision = None,
     images: Images = None,
     truth: TruthFile = None,
-    split: Annotated[str | None, typer.Option(help="a list of DATA/splits.json")] = None,
+    split: Annotated[str | None, typer.Option(help="a list in DATA/splits.json")] = None,
     ids: Ids = None,
     limit: Limit = None,
     batch_size: BatchSize = 8,
     max_new_tokens: Annotated[int, typer.Option(help="longest text, tokens")] = 128,
     prompt: Prompt = DESCRIBE,
-    bin_words: Annotated[int, typer.Option(help="words of a bin of place")] = BIN,
+    bin_words: Annotated[int, typer.Option(help="width of a bin of place, in words")] = BIN,
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
-    """How well each score of a word tells invented object words of the model's captions from those
-    in the picture: alone, among words of like place, and beside the place.
+    """Measure how well each score of a word tells invented objects from real ones.
+
+    Each is measured alone, among words at a similar place in the caption, and in addition to it.
 
     Example: lvlm-fix eval grounding --data coco --split test --limit 100
     """

@@ -56,8 +56,8 @@ def end(found: Mapping[int, str], of: int) -> None:
         print(f"lvlm-fix: photo {key}: {found[key]}", file=sys.stderr)
     if found:
         print(
-            f"lvlm-fix: {len(found)} of {of} photos are broken and have no text; all else is done."
-            " The same command tries mended ones again",
+            f"lvlm-fix: {len(found)} of {of} photos are broken and have no text; everything else"
+            " is done. Mend them and give the same command again to include them",
             file=sys.stderr,
         )
         raise SystemExit(LEFT_OUT)

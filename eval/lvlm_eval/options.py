@@ -30,9 +30,10 @@ SynonymsFile = Annotated[
 ]
 Limit = Annotated[int | None, typer.Option(help="draw this many photos, by the seed")]
 Split = Annotated[
-    str | None, typer.Option(help="a list of DATA/splits.json, as --ids DATA/splits.json:SPLIT")
+    str | None,
+    typer.Option(help="a list in DATA/splits.json, short for --ids DATA/splits.json:SPLIT"),
 ]
-Seed = Annotated[int, typer.Option(help="of the subset, the questions and the bootstrap")]
+Seed = Annotated[int, typer.Option(help="seed of the subset, the questions and the bootstrap")]
 Ids = Annotated[str | None, typer.Option(help="file.json or file.json:name")]
 BatchSize = Annotated[int, typer.Option(help="samples at a time")]
 Prompt = Annotated[str, typer.Option(help="what to ask for a caption")]

@@ -46,8 +46,7 @@ def read_voc(files: list[Path], synonyms: Synonyms | None = None) -> dict[int, f
         key = _number(path.name, f"{path}")
         if key in of:
             raise DataError(
-                f"{of[key]} and {path} are both of photo {key}: give photos and annotations "
-                "numbers of their own"
+                f"{of[key]} and {path} are both for photo {key}: give each its own number"
             )
         of[key], named[key] = path, []
         for number, one in enumerate(root.iter("object"), 1):

@@ -185,7 +185,7 @@ def generate(
     for image_id in sorted(ids):
         if image_id not in truth:
             raise DataError(
-                f"the objects of photo {image_id} are unknown; give the truth file of these photos"
+                f"the objects of photo {image_id} are unknown; give the truth file for these photos"
             )
         present = [name for name in NODES if name in truth[image_id]]
         absent = [name for name in NODES if truth[image_id].isdisjoint((name, f"{UNKNOWN}{name}"))]

@@ -186,7 +186,7 @@ def by_id(
                 f"{where} ({name} {key}) needs a text under {' or '.join(map(repr, text_keys))}"
             )
         if key in out:
-            raise DataError(f"{where}: {name} {key} comes twice; keep one of them")
+            raise DataError(f"{where}: {name} {key} appears twice; keep one of them")
         out[key] = text
     return out
 
@@ -223,8 +223,8 @@ def append(path: Path, records: Iterable[Record]) -> None:
             os.fsync(file.fileno())
     except OSError as error:
         raise DataError(
-            f"cannot write {path}: {error.strerror}; what is done stays, and the same command goes"
-            " on"
+            f"cannot write {path}: {error.strerror}; what is done stays; give the same command"
+            " again to resume"
         ) from error
 
 

@@ -25,27 +25,30 @@ SHOWN = {"chair": ("chair_s", "chair_i", "recall", "length"), "pope": ("f1", "ye
 @app.callback(invoke_without_command=True, context_settings={"allow_interspersed_args": True})
 def reproduce(
     table: Annotated[
-        str, typer.Argument(help="the table to run; without it, all are listed", metavar="TABLE")
+        str, typer.Argument(help="the table to run; leave it out to list them all", metavar="TABLE")
     ] = "",
     data: Annotated[
-        Path, typer.Option(help="COCO folder; what it lacks of val2014 and POPE is fetched")
+        Path, typer.Option(help="COCO folder; what is missing of val2014 and POPE is fetched")
     ] = Path("coco"),
     out: Annotated[
-        Path | None, typer.Option(help="run folder; default: runs/TABLE; a run there goes on")
+        Path | None,
+        typer.Option(help="run folder; default: runs/TABLE; a run that is there resumes"),
     ] = None,
     images: Images = None,
     truth: TruthFile = None,
     limit: Annotated[
-        int | None, typer.Option(help="fewer photos than the table; the figures then say so")
+        int | None,
+        typer.Option(help="use fewer photos than the table does; the figures then say so"),
     ] = None,
     batch_size: Annotated[int, typer.Option(help="samples at a time")] = 8,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="say what would be done and what it costs")
+        bool, typer.Option("--dry-run", help="say what the run would do and cost")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Run a published table of CHAIR or POPE, and show its figures beside ours, with every
-    difference of protocol.
+    """Run a published table of CHAIR or POPE, and show its figures beside ours.
+
+    Every difference of protocol is named.
 
     Example: lvlm-fix reproduce vhr-chair --data coco --dry-run
     """

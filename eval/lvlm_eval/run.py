@@ -227,7 +227,8 @@ def resumable(out: Path) -> Generator[None]:
         yield
     except KeyboardInterrupt:
         print(
-            f"lvlm-fix: stopped; what is done stays in {out}, and the same command goes on",
+            f"lvlm-fix: stopped; what is done stays in {out}; give the same command again to"
+            " resume",
             file=sys.stderr,
         )
         raise SystemExit(130) from None
@@ -297,7 +298,7 @@ def _splits(questions: Sequence[Path]) -> dict[str, Path]:
     for path in questions:
         name = path.stem if alone else f"{path.resolve().parent.name}-{path.stem}"
         if name in named:
-            raise DataError(f"{named[name]} and {path} have one name: rename one of them")
+            raise DataError(f"{named[name]} and {path} have the same name: rename one of them")
         named[name] = path
     return named
 

@@ -56,7 +56,7 @@ def expand(specs: Sequence[str]) -> list[str]:
             continue
         first, last = int(match[1]), int(match[2])
         if last < first:
-            raise SettingError(f"a range runs upwards, got {match[0][1:]} in {spec!r}")
+            raise SettingError(f"a range must run upwards, got {match[0][1:]} in {spec!r}")
         out += expand(
             [f"{spec[: match.start() + 1]}{n}{spec[match.end() :]}" for n in range(first, last + 1)]
         )
@@ -93,7 +93,7 @@ def _read(spec: str, settings: Mapping[str, str]) -> tuple[list[str], dict[str, 
             key, equals, value = pair.partition("=")
             if not equals:
                 raise SettingError(
-                    f"a method's own settings are written name:setting=value, got {part!r}"
+                    f"write a method's own settings as name:setting=value, got {part!r}"
                 )
             given[f"{name}.{key}"] = value
     return names, given

@@ -60,9 +60,9 @@ def show(result: Mapping[str, Any], console: Console) -> None:
 def words(result: Mapping[str, Any]) -> list[str]:
     """What follows from the tables, and what does not."""
     out = [
-        "equal words: CHAIR_I over the unmodified model's, of captions as long as its own (one"
+        "equal words: CHAIR_I over the unmodified model's, for captions as long as its own (one"
         " Poisson model, clustered by photo).",
-        "equal recall: CHAIR_I minus that of trivial controls which keep as much recall"
+        "equal recall: CHAIR_I minus that of trivial controls that keep as much recall"
         " (captions cut short, truncate, eos-boost).",
         "",
     ]
@@ -73,7 +73,7 @@ def words(result: Mapping[str, Any]) -> list[str]:
         if distance is None:
             says = "not comparable: no trivial control has its recall"
         elif p >= 0.05:
-            says = "not told from trivial controls of its recall"
+            says = "cannot be told from trivial controls of its recall"
             says += ", though CHAIR_I is lower: stopping earlier may do as much" if fell else ""
         elif distance < 0:
             says = f"invents less than trivial controls of its recall ({_p(p)})"
@@ -88,8 +88,9 @@ def words(result: Mapping[str, Any]) -> list[str]:
             )
     return [
         *out,
-        "It does not follow that a method helps with other photos, prompts, models or lengths, nor"
-        " that one which is not told from the controls has no effect: more photos may tell.",
+        "This does not show that a method helps with other photos, prompts, models or lengths. A"
+        " method that cannot be told from the controls may still have an effect: more photos may"
+        " tell.",
     ]
 
 

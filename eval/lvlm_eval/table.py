@@ -31,7 +31,7 @@ def table(*runs: Run) -> str:
         DataError: no run, or two of one task.
     """
     if not runs or len({run.record["task"] for run in runs}) != len(runs):
-        raise DataError("a table takes one run of chair, one of pope, or one of each")
+        raise DataError("a table takes one chair run, one pope run, or one of each")
     shown = {run.record["task"]: _CHAIR if run.captions else _POPE for run in runs}
     results = {run.record["task"]: compare(run, fair=False) for run in runs}
     counts = ", ".join(

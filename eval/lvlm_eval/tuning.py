@@ -43,8 +43,8 @@ __all__ = ["tune_command", "tuned"]
 
 def tune_command(
     data: Data,
-    out: Annotated[Path, typer.Option(help="folder; the same command again resumes")],
-    method: Annotated[list[str], typer.Option(help="repeatable; methods to choose from")],
+    out: Annotated[Path, typer.Option(help="folder; give the same command again to resume")],
+    method: Annotated[list[str], typer.Option(help="repeatable; methods to search")],
     model: Model = "tiny",
     range_: Annotated[
         list[str] | None,
@@ -59,11 +59,13 @@ def tune_command(
     batch_size: BatchSize = 8,
     max_new_tokens: Annotated[int, typer.Option(help="longest text, tokens")] = 128,
     prompt: Prompt = DESCRIBE,
-    seed: Annotated[int, typer.Option(help="of the draw, the split and the search")] = 0,
+    seed: Annotated[int, typer.Option(help="seed of the draw, the split and the search")] = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Search settings on half of the photos, confirm them on the other half, or say that nothing
-    helps. What helps is written to OUT/settings.json, which `--set @OUT/settings.json` reads.
+    """Search for settings that help this model, or say that nothing helps.
+
+    The search runs on half of the photos; the other half confirms. Settings that help go to
+    OUT/settings.json, which `--set @OUT/settings.json` reads.
 
     Example: lvlm-fix eval tune --data coco --method vhr --captions 600 --out runs/tune
     """
@@ -146,7 +148,9 @@ def tuned(
         own = replace(plan, samples={"": halves[half]}, methods=tuple(dict.fromkeys(specs)))
         gone = run(own, serve, out / half)
         if broken.setdefault(half, gone) != gone:
-            raise DataError("a photo broke, or was mended, during the search; run the same again")
+            raise DataError(
+                "a photo broke, or was mended, during the search; give the same command again"
+            )
         files = {spec: read(out / half / f"{stem(spec)}.jsonl") for spec in specs}
         texts = {
             spec: {r["image_id"]: r["caption"] for r in found if r["image_id"] not in gone}
@@ -179,7 +183,7 @@ def _spaces(methods: Sequence[str], ranges: Sequence[str]) -> dict[str, Space]:
         except ValueError:
             raise SettingError(f"--range takes method.setting=low:high, got {text!r}") from None
         if name not in methods or not low < high:
-            raise SettingError(f"--range {text}: name a --method, and a low end below the high one")
+            raise SettingError(f"--range {text}: name a --method, and a low end below the high end")
         given.setdefault(name, {})[setting] = (low, high)
     for name in methods:
         parse_methods(name)  # an unknown one is refused before anything is read

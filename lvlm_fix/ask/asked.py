@@ -46,15 +46,15 @@ def asked(
     """What to give `generate` as `custom_generate`.
 
     Args:
-        threshold: an object counts as there from this log-odds of Yes against No on.
-        use: "mark" leaves the text as it is and keeps the answers in `.checked`; "drop" takes
-            out sentences and list items that rest on a doubtful object; "rewrite" checks each
+        threshold: an object counts as there if its log-odds of Yes against No reach this value.
+        use: "mark" leaves the text as it is and keeps the answers in `.checked`; "drop" removes
+            sentences and list items that rest on a doubtful object; "rewrite" checks each
             sentence when it ends, goes back to a doubtful word and forbids it.
-        processor: of the model; None: read from where the model came from.
+        processor: the model's processor; None: load it from where the model came from.
         find: text -> its object words; `lf.listed(words)` for a list of your own.
-        tries: how often a sentence is written again before what is doubtful is dropped.
-        streamer: is given every sentence that holds ("rewrite", one prompt). One given to
-            `generate` never gets here.
+        tries: how often a sentence is written again before its doubtful part is dropped.
+        streamer: gets every sentence that passed ("rewrite", one prompt). A streamer given to
+            `generate` does not reach this decoding.
 
     Raises `SettingError`.
     """
@@ -79,7 +79,7 @@ def asked_by(settings: Mapping[str, str], processor: ProcessorMixin | None = Non
 
 
 class Asked:
-    """Decoding with questions; `.checked` holds what was found in the last call."""
+    """Decoding with questions; `.checked` holds the results of the last call."""
 
     def __init__(
         self,
@@ -104,7 +104,7 @@ class Asked:
         self._asker: Asker | None = None
 
     def streaming(self, streamer: BaseStreamer | None) -> Asked:
-        """The same settings, and who asks, for another text with a streamer of its own."""
+        """The same settings and asker, for another text with a streamer of its own."""
         made = Asked(
             self.threshold, self.use, self._processor, self._wording, self._find, self.tries,
             streamer,
@@ -113,7 +113,7 @@ class Asked:
         return made
 
     def asker(self, model: PreTrainedModel) -> Asker:
-        """Who asks this model; made once."""
+        """The asker of this model; made once."""
         if self._asker is None or self._asker.model is not model:
             self._asker = Asker(model, self._processor or processor_of(model), self._wording)
         return self._asker

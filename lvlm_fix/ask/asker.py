@@ -1,7 +1,7 @@
 """`Asker`: asks a model whether objects are in its photos, and reads Yes against No.
 
-Questions of a batch go behind the image together. A model so asked often knows better than what it
-wrote (docs/ask.md, which also names who checked texts this way before).
+Questions of a batch are put after the image together. A model that is asked often knows better than
+it wrote (docs/ask.md, which also names those who checked texts this way before).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Answers = dict[str, float]
 
 
 class Asker:
-    """Asks one model. What a question looks like in tokens is found once for each object."""
+    """Asks one model. The tokens of a question are found once for each object."""
 
     def __init__(
         self,
@@ -56,9 +56,9 @@ class Asker:
         """Log-odds for the objects of each sample, each object once.
 
         Args:
-            given: what a forward over the prompts was given, with its cache; `input_ids` may have
-                grown since. Nothing of it is changed.
-            objects: of each sample, what to ask about.
+            given: the arguments of a forward over the prompts, with its cache; `input_ids` may
+                have grown since. None of it is changed.
+            objects: what to ask about, for each sample.
         """
         wanted = [dict.fromkeys(names) for names in objects]
         asked = [(row, name) for row, names in enumerate(wanted) for name in names]
@@ -83,13 +83,13 @@ class Asker:
     def look(
         self, images: Sequence[Image.Image], objects: Sequence[Iterable[str]]
     ) -> list[Answers]:
-        """The same for photos alone: one pass over each, then the questions.
+        """The same for photos without a text: one pass over each, then the questions.
 
         Raises `InputError` unless there are as many lists of objects as photos.
         """
         if len(images) != len(objects):
             raise InputError(
-                f"as many lists of objects as photos: got {len(objects)} and {len(images)}"
+                f"give one list of objects per photo: got {len(objects)} and {len(images)}"
             )
         given = self.pass_over(
             prepare(self.model, self.processor, images, [DESCRIBE] * len(images))
@@ -98,7 +98,7 @@ class Asker:
 
     @torch.no_grad()
     def pass_over(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        """Inputs of a prompt, with the cache of one unedited pass over it."""
+        """The inputs of a prompt, with the cache of one unedited pass over it."""
         model: Any = self.model
         given = dict(inputs)
         if by_columns(self.family):  # a forward by itself counts padding too
@@ -108,9 +108,9 @@ class Asker:
         return dict(inputs) | {self._cache_name: output[self._cache_name]}
 
     def _learn(self, names: Iterable[str]) -> None:
-        """Find what stands behind the image in the questions that are new.
+        """Find the tokens after the image in the questions that are new.
 
-        A blank photo stands in, so that what closes an image, the chat template and the tokenizer
+        A blank photo stands in, so that the end of the image, the chat template and the tokenizer
         are the processor's own.
         """
         new = [name for name in dict.fromkeys(names) if name not in self._tails]

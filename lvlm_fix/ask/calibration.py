@@ -34,7 +34,7 @@ Asked = tuple[int, float, bool]
 
 @dataclass(frozen=True)
 class Calibration:
-    """A curve with its error, and how it was made. Shares are fractions 0–1."""
+    """A curve, its error, and how it was made. Shares are fractions 0–1."""
 
     model: str
     question: str
@@ -48,11 +48,11 @@ class Calibration:
     reliability: tuple[tuple[int, float, float], ...]  # by bin: answers, mean chance, share there
 
     def chance(self, odds: float) -> float:
-        """The chance that an object with this answer is there, 0–1."""
+        """The chance (0–1) that an object with this answer is there."""
         return float(expit(self.slope * odds + self.offset))
 
     def threshold(self, chance: float = 0.5) -> float:
-        """The log-odds from which on an object is there with at least this chance."""
+        """The lowest log-odds at which an object is there with at least this chance."""
         return (math.log(chance / (1 - chance)) - self.offset) / self.slope
 
     def save(self, path: Path) -> None:
@@ -66,7 +66,7 @@ class Calibration:
             return cls._of(json.loads(path.read_text()))
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise DataError(
-                f"{path} is no calibration of `lvlm-fix ask calibrate`: {error}"
+                f"{path} is not a calibration from `lvlm-fix ask calibrate`: {error}"
             ) from None
 
     @classmethod
@@ -77,18 +77,18 @@ class Calibration:
 
 
 def shipped(name: str) -> Calibration | None:
-    """The calibration that comes with an embedded model; None: this model is uncalibrated."""
+    """The calibration that comes with an embedded model; None if this model has none."""
     found = files("lvlm_fix.ask") / f"calibrated_{name}.json"
     return Calibration.load(Path(str(found))) if found.is_file() else None
 
 
 def calibrate(asked: Sequence[Asked], model: str, question: str, seed: int = 0) -> Calibration:
-    """Fit the curve and measure its error. Raises `DataError` where there is too little to fit."""
+    """Fit the curve and measure its error. Raises `DataError` if there is too little to fit."""
     photos = sorted({photo for photo, _, _ in asked})
     there = sum(flag for _, _, flag in asked)
     if len(photos) < 20 or not 0 < there < len(asked):
         raise DataError(
-            f"a calibration needs 20 photos, and objects both there and not there; got "
+            f"a calibration needs 20 photos, with objects there and objects not there; got "
             f"{len(photos)} photos with {there} of {len(asked)} objects there"
         )
     odds = np.array([value for _, value, _ in asked])
@@ -117,8 +117,8 @@ def calibrate(asked: Sequence[Asked], model: str, question: str, seed: int = 0) 
 
 
 def _fit(odds: Array, truth: Array) -> tuple[float, float]:
-    """Slope and offset of the logistic curve, by likelihood; a slight pull to slope 1 keeps it
-    finite where answers part perfectly.
+    """Slope and offset of the logistic curve, by likelihood. A slight pull to slope 1 keeps them
+    finite if the answers separate perfectly.
     """
 
     def loss(point: Array) -> float:
@@ -130,7 +130,7 @@ def _fit(odds: Array, truth: Array) -> tuple[float, float]:
 
 
 def _bins(chance: Array, truth: Array, weights: Array) -> list[tuple[float, float, float]]:
-    """Answers, mean chance and share there, in bins that hold as many answers each."""
+    """Answers, mean chance and share there, in bins that hold equally many answers."""
     found = []
     for part in np.array_split(np.argsort(chance, kind="stable"), BINS):
         if (total := weights[part].sum()) > 0:

@@ -31,8 +31,8 @@ class Checked:
         return tuple(spot for spot in self.spots if self.odds[spot.object] < self.threshold)
 
     def marked(self, curve: Calibration | None = None) -> str:
-        """The text with "(?)" behind every doubtful word; with a calibration, with the chance that
-        the object is there, as "(12 %)".
+        """The text with "(?)" after every doubtful word. With a calibration, the chance that the
+        object is there stands instead, as "(12 %)".
         """
         text = self.text
         for spot in reversed(self.doubtful):
@@ -42,7 +42,7 @@ class Checked:
         return text
 
     def as_dict(self, curve: Calibration | None = None) -> dict[str, Any]:
-        """Ready for JSON: what each object word was answered; `chance` is null, uncalibrated."""
+        """Ready for JSON: the answer for each object word; `chance` is null if uncalibrated."""
         doubtful = self.doubtful
         return {
             "said": self.said,

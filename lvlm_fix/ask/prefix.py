@@ -1,8 +1,8 @@
-"""The part of a prompt that every question shares: all up to the last image token.
+"""The part of a prompt that every question shares: everything up to the last image token.
 
-Its keys and values are copied from the cache of the text; that cache is never changed. Where a
-family's keys depend on what stands behind the image, or where positions are not columns, nothing is
-shared and every question is a whole prompt.
+Its keys and values are copied from the cache of the text; that cache is never changed. If a
+family's keys depend on what follows the image, or if positions are not columns, nothing is shared
+and every question is a whole prompt.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ __all__ = ["Prefix", "by_columns", "prefix_of", "unshared"]
 
 @dataclass(frozen=True)
 class Prefix:
-    """What stands up to the last image token, right-aligned, for each sample of a batch."""
+    """Everything up to the last image token, right-aligned, for each sample of a batch."""
 
     ids: Int[Tensor, "batch column"]
     valid: Bool[Tensor, "batch column"]
@@ -36,7 +36,7 @@ class Prefix:
 
     @property
     def shared(self) -> bool:
-        """Whether questions go behind these keys; else each is a whole prompt."""
+        """Whether questions can follow these keys; otherwise each is a whole prompt."""
         return bool(self.layers)
 
     def cache(self, rows: Int[Tensor, " row"]) -> Cache:
@@ -48,24 +48,24 @@ class Prefix:
 
 
 def unshared(model: PreTrainedModel, family: Family, cache: Cache | None, given: Any) -> str:
-    """Why questions cannot share the prefix; empty where they can."""
+    """Why questions cannot share the prefix; empty if they can."""
     if cache is None:
         return "there is no cache"
     if any(type(layer) is not DynamicLayer for layer in cache.layers):
-        return "its cache has layers that do not keep every key as it is"
+        return "its cache has layers that do not keep every key unchanged"
     if family.runs is not model:
         return "its language model generates alone"
     if family.both_ways or any(name.endswith("token_type_ids") for name in given):
-        return "rows of its prompt may see what stands behind them, or positions are not columns"
+        return "rows of its prompt may see what follows them, or positions are not columns"
     if not by_columns(family):
         return "its positions are not columns"
     return ""
 
 
 def by_columns(family: Family) -> bool:
-    """Whether a token's position is the number of tokens before it, the image's too.
+    """Whether a token's position is the number of tokens before it, image tokens included.
 
-    Models that lay their image tokens out in a grid reckon positions by themselves.
+    Models that lay their image tokens out in a grid compute positions themselves.
     """
     return "get_rope_index" not in dir(family.runs.base_model)
 
@@ -73,15 +73,15 @@ def by_columns(family: Family) -> bool:
 def prefix_of(
     model: PreTrainedModel, family: Family, given: Mapping[str, Any], rows: Collection[int]
 ) -> Prefix:
-    """The shared part of a prompt, from what its forward was given, cache included.
+    """The shared part of a prompt, from the arguments of its forward, cache included.
 
-    `given` may hold a longer text than the prompt, as `generate` has it behind the last token.
-    Raises `InputError` where one of these `rows` has no image.
+    `given` may hold a longer text than the prompt, as in `generate` after the last token. Raises
+    `InputError` if one of these `rows` has no image.
     """
     call = Call(dict(given))
     ids = call.ids
     if ids is None:
-        raise InputError("asking needs input_ids, not inputs_embeds alone")
+        raise InputError("asking needs input_ids; inputs_embeds alone are not enough")
     image = torch.isin(ids, torch.tensor(family.image_tokens, device=ids.device))
     missing = ~image.any(-1).cpu()
     if bool(missing[list(rows)].any()):

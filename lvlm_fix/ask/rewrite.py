@@ -1,8 +1,8 @@
-"""Write a text sentence by sentence; where one names what is not there, go back and write it anew.
+"""Write a text sentence by sentence. If one names what is not there, go back and write it again.
 
-The cache is cut to where the doubtful word begins, and every word of that object is forbidden for
-the rest of the text. After so many tries what is doubtful is dropped from the sentence: the model
-has then still said it, and goes on from there, but it is not in the text.
+The cache is cut to where the doubtful word begins, and every word for that object is forbidden in
+the rest of the text. After so many tries the doubtful part is dropped from the sentence. The model
+has still said it and goes on from there, but it is not in the text.
 """
 
 from __future__ import annotations
@@ -63,10 +63,10 @@ class Rewriter:
     streamer: BaseStreamer | None
 
     def run(self, ids: Tensor, given: dict[str, Any]) -> list[Written]:
-        """The texts of all rows. Raises `InputError` for beams and for caches that keep no past."""
+        """The texts of all rows. Raises `InputError` for beams and caches that cannot be cut."""
         if (self.config.num_beams or 1) > 1:
             raise InputError(
-                "'rewrite' goes back in a text, and beams share theirs: set num_beams=1, or use "
+                "'rewrite' goes back in a text, but beams share theirs: set num_beams=1, or use "
                 "'drop'"
             )
         if self.streamer is not None and len(ids) > 1:
@@ -76,7 +76,7 @@ class Rewriter:
         cache = cache_in(grown)
         if cache is None or not can_go_back(cache):
             raise InputError(
-                "'rewrite' goes back in a text, and this cache cannot be cut: use a dynamic one, "
+                "'rewrite' goes back in a text, but this cache cannot be cut: use a dynamic one, "
                 "or use 'drop'"
             )
         about = {**given, "input_ids": ids, "cache": cache}
@@ -114,7 +114,7 @@ class Rewriter:
         return torch.cat((text.prompt, said), 1)
 
     def _next(self, text: Written) -> tuple[int, Tensor]:
-        """Choose a token, none that completes a forbidden word."""
+        """Choose a token that completes no forbidden word."""
         scores = self.scores(self._all(text), text.logits.clone())
         if text.banned is not None:
             scores[:, [*text.banned.completing(text.said)]] = -torch.inf
@@ -123,7 +123,7 @@ class Rewriter:
         return int(torch.multinomial(scores.softmax(-1), 1)), scores
 
     def _check(self, text: Written, about: dict[str, Any], row: int) -> None:
-        """Ask about the sentence that has ended; keep it, go back in it, or drop of it."""
+        """Ask about the sentence that has ended; keep it, go back in it, or drop part of it."""
         tokens, tokenizer = text.said[text.since :], self.asker.tokenizer
         sentence: str = tokenizer.decode(tokens, skip_special_tokens=True)
         spots = self.find(sentence)

@@ -1,4 +1,4 @@
-"""Sentences of a text, and a text without its doubtful objects that is still grammatical."""
+"""Split a text into sentences, and remove doubtful objects so that it stays grammatical."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PHRASE = re.compile(
 
 
 def sentences(text: str) -> list[tuple[int, int]]:
-    """Where each sentence starts and ends, blanks in front included; together they are the text."""
+    """Where each sentence starts and ends, leading blanks included; together they are the text."""
     spans: list[tuple[int, int]] = []
     for match in SENTENCE.finditer(text):
         if not match[0]:

@@ -1,4 +1,4 @@
-"""What is asked about an object, and which tokens count as Yes and as No."""
+"""The question about an object, and the tokens that count as Yes and as No."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["Wording", "log_odds"]
 class Wording:
     """The question and the words of its two answers.
 
-    Raises `SettingError` where the question has no place for the object.
+    Raises `SettingError` if the question has no place for the object.
     """
 
     question: str = setting(
@@ -43,7 +43,7 @@ class Wording:
     def answers(self, tokenizer: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """The first tokens of both answers, as a text may begin with them.
 
-        Raises `ModelError` where the two answers begin alike.
+        Raises `ModelError` if the two answers begin with the same token.
         """
         yes, no = (
             {

@@ -1,8 +1,8 @@
-"""Words as tokens: which token would complete a word of an object, given the tokens so far.
+"""Words as tokens: which token would complete a word for an object, given the tokens so far.
 
-A word is one path over tokens. Only the token that completes it is named, so two words that begin
-with the same token do not get into each other's way: "ski" does not hold back "sky". Where a longer
-word ends with a shorter one ("hot dog"), the longer one counts.
+A word is one path over tokens. Only the token that completes it counts, so two words that begin
+with the same token do not get in each other's way: "ski" does not hold back "sky". If a longer word
+ends with a shorter one ("hot dog"), the longer one counts.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Words:
             self.longest = max(self.longest, len(path) - 1)
 
     def completing(self, history: Sequence[int]) -> dict[int, str]:
-        """Token -> the object whose word it would complete; a longer word goes before a shorter."""
+        """Token -> the object whose word it would complete; a longer word takes precedence."""
         found: dict[int, str] = {}
         if len(history) <= self.longest:
             found |= self._first.get(tuple(history), {})
@@ -72,8 +72,8 @@ def ids_of(tokenizer: Any, text: str) -> list[int]:
 
 
 def behind_blank(tokenizer: Any, text: str) -> list[int]:
-    """The tokens of a text that goes on behind a blank, whatever a tokenizer makes of a
-    first one.
+    """The tokens of a text that follows a blank, whatever a tokenizer does with the first word
+    of a text.
     """
     before, whole = ids_of(tokenizer, "a"), ids_of(tokenizer, f"a {text}")
     return whole[len(before) :] if whole[: len(before)] == before else ids_of(tokenizer, text)

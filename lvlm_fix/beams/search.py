@@ -90,7 +90,7 @@ class Search:
         logits, grown = start(self.model, ids, self.config, given)
         if not can_go_back(cache_in(grown)):
             raise InputError(
-                "this decoding goes back in a text, and there is no cache that can be cut: use a "
+                "this decoding goes back in a text, but there is no cache that can be cut: use a "
                 "dynamic one"
             )
         rows: list[list[int]] = []

@@ -1,8 +1,8 @@
-"""What an edit may look at (`AtLayer`, `AtToken`), and what it may ask for beside it (`Watch`).
+"""What an edit may look at (`AtLayer`, `AtToken`), and what else it may ask for (`Watch`).
 
 A method that needs more than the tensor it edits declares a `Watch`, a frozen dataclass. Equal
-watches are one and are shared by all methods that declare them. Each has a living twin (`Live`)
-while a fix runs; an edit reads it as `at[watch]`.
+watches are one, shared by all methods that declare them. Each has a living twin (`Live`) while a
+fix runs; an edit reads it as `at[watch]`.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ StateT = TypeVar("StateT", bound=State)
 
 @dataclass(frozen=True)
 class Watch(ABC, Generic[T_co]):
-    """One thing that a method needs beside the tensor it edits. Equal watches are one."""
+    """One thing that a method needs besides the tensor it edits. Equal watches are one."""
 
     @abstractmethod
     def live(self, host: Host) -> Live[T_co]:
-        """Its living twin. Raises `ModelError` where the model misses what it needs."""
+        """Its living twin. Raises `ModelError` if the model lacks what it needs."""
 
     def needs(self) -> tuple[Watch[Any], ...]:
         """Other watches that its twin reads."""
@@ -44,8 +44,8 @@ class Watch(ABC, Generic[T_co]):
 class AtLayer:
     """What an edit may look at, in one layer of one forward pass.
 
-    At the attention's places `query` counts only the rows that are edited; `key` counts all
-    positions so far.
+    At the places in the attention, `query` counts only the rows that are edited, and `key` counts
+    all positions so far.
     """
 
     layer: int  # 0 is nearest the embeddings
@@ -87,7 +87,7 @@ class AtToken:
 
 @dataclass
 class Rows:
-    """The attention of the rows that may be edited, before any edit, and how to make more of it."""
+    """The attention of the rows that may be edited, before any edit; and how to compute more."""
 
     logits: Float[Tensor, "batch heads query key"]
     weights: Float[Tensor, "batch heads query key"]
@@ -97,7 +97,7 @@ class Rows:
 
 @dataclass
 class Host:
-    """What a living twin is given: where it lives."""
+    """The surroundings that a living twin is given."""
 
     model: PreTrainedModel
     family: Family
@@ -122,8 +122,8 @@ class Host:
 
 
 class Live(Generic[T_co]):
-    """The living twin of a watch. It is told what passes; what it knows of a text it
-    keeps there.
+    """The living twin of a watch. It is told what passes, and keeps what it knows of a text in
+    that text.
     """
 
     wants_rows = False  # tell it of the attention rows of a prompt, even where nothing edits them
@@ -135,7 +135,7 @@ class Live(Generic[T_co]):
         self.watch = watch
 
     def attach(self, attached: Attached) -> None:
-        """Hook what must be hooked; `attached` undoes it."""
+        """Set the hooks it needs; `attached` undoes them."""
 
     def begin(self, now: Pass) -> None:
         """Before a pass in which a text has an image."""
@@ -144,15 +144,15 @@ class Live(Generic[T_co]):
         """Before the attention of a layer."""
 
     def look(self, at: AtLayer, rows: Rows) -> None:
-        """The attention rows of a pass, before edits: over the prompt, or behind it where they
-        are wanted.
+        """The attention rows of a pass, before edits: over the prompt, or after it if they are
+        wanted.
         """
 
     def leave(self, at: AtLayer, output: Float[Tensor, "batch query heads dim"]) -> None:
-        """The head outputs of a layer in a pass over the prompt, before edits of this place."""
+        """The head outputs of a layer in a pass over the prompt, before they are edited."""
 
     def end(self, now: Pass, call: Any, output: Any) -> None:
-        """Behind a pass, before the next token's logits are edited."""
+        """After a pass, before the next token's logits are edited."""
 
     def value(self, at: AtLayer) -> T_co:
         """What `at[watch]` gives in a layer."""
@@ -163,19 +163,19 @@ class Live(Generic[T_co]):
         raise NotImplementedError(f"{type(self).__name__} has nothing to say at a token")
 
     def told(self, text: Text) -> dict[str, dict[int, list[int]]]:
-        """For the report: `heads` or `sinks`, by layer, one count a sample."""
+        """For the report: `heads` or `sinks` by layer, one count per sample."""
         return {}
 
 
 def kept(text: Text, watch: Any, make: type[StateT]) -> StateT:
-    """The state of a watch in a text; new where there is none."""
+    """The state of a watch in a text; a new one if there is none."""
     if watch not in text.kept:
         text.kept[watch] = make()
     return cast(StateT, text.kept[watch])
 
 
 def closure(watches: Iterable[Watch[Any]]) -> tuple[Watch[Any], ...]:
-    """These watches and all that their twins read, those that are read first; each once."""
+    """These watches and all that their twins read, each once; watches that are read come first."""
     found: dict[Watch[Any], None] = {}
     for watch in watches:
         found |= dict.fromkeys((*closure(watch.needs()), watch))

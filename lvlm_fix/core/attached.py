@@ -23,7 +23,7 @@ class Attached:
         self._undo: list[Callable[[], Any]] = []
 
     def undo(self) -> None:
-        """Leave everything as it was. May be called twice."""
+        """Restore everything. May be called twice."""
         while self._undo:
             self._undo.pop()()
 
@@ -32,7 +32,7 @@ class Attached:
         self._undo.append(undo)
 
     def attribute(self, owner: Any, name: str, value: Any) -> None:
-        """Set an attribute of one object; its own former one comes back."""
+        """Set an attribute of one object; `undo` brings its old value back."""
         before = owner.__dict__.get(name)
         owner.__dict__[name] = value
 
@@ -57,7 +57,7 @@ class Attached:
         self._undo.append(module.register_forward_pre_hook(hook).remove)
 
     def after(self, module: nn.Module, hook: Callable[..., Any]) -> None:
-        """Call `hook(module, args, output)` behind a module; what it returns is the output."""
+        """Call `hook(module, args, output)` after a module; what it returns is the output."""
         self._undo.append(module.register_forward_hook(hook).remove)
 
     def attention(
@@ -65,7 +65,7 @@ class Attached:
     ) -> None:
         """Put `sites` in the attention modules of a part, and let it call their `attend`.
 
-        Raises `ModelError` where the part does not use the attention interface.
+        Raises `ModelError` if the part does not use the attention interface.
         """
         wrapped = implementation_of(part)
         name = register(wrapped)

@@ -1,4 +1,4 @@
-"""The attention function that is registered with the model, in front of the wrapped one."""
+"""The attention function that is registered with the model and calls the wrapped one."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""Caches that take their text along: beams, cuts, copies and selections of a cache are its text's.
+"""Caches that take their text along: what happens to a cache (beams, cuts, copies, selections)
+happens to its text.
 
-While a fix runs, a cache that passes becomes of a class that does what its own does, and then
-tells its text. Its methods are all that changes; `release` gives the former class back.
+While a fix runs, a cache that passes gets a class that does what its own class does, and then tells
+its text. Nothing but its methods changes; `release` gives the old class back.
 """
 
 from __future__ import annotations
@@ -20,27 +21,27 @@ TEXT = "_lvlm_fix_text"
 
 
 def follow(cache: Cache, text: Text) -> None:
-    """Let `text` be the text of this cache."""
+    """Make `text` the text of this cache."""
     cache.__dict__[TEXT] = text
     if not issubclass(type(cache), Followed):
         cache.__class__ = _followed(type(cache))
 
 
 def release(cache: Cache) -> None:
-    """Leave the cache as it was made."""
+    """Give the cache its old class back."""
     cache.__dict__.pop(TEXT, None)
     if issubclass(type(cache), Followed):
         cache.__class__ = cast(Any, type(cache)).__mro__[2]
 
 
 def text_of(cache: Cache, owner: object) -> Text | None:
-    """The text whose keys the cache holds; None where `owner` does not know it."""
+    """The text whose keys the cache holds; None if `owner` does not know it."""
     text: Text | None = cache.__dict__.get(TEXT)
     return text if text is not None and text.owner is owner else None
 
 
 def text_in(cache: Cache) -> Text | None:
-    """The text whose keys the cache holds, whoever's it is."""
+    """The text whose keys the cache holds, whoever owns it."""
     return cache.__dict__.get(TEXT)
 
 
@@ -50,7 +51,7 @@ def length_of(cache: Cache) -> int:
 
 
 class Followed:
-    """What a followed cache does beside its own class."""
+    """What a followed cache does in addition to its own class."""
 
     def reorder_cache(self, *args: Any) -> None:
         cast(Any, super()).reorder_cache(*args)

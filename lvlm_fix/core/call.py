@@ -1,4 +1,4 @@
-"""`Call`: what one forward was given, by meaning; the names differ between releases."""
+"""`Call`: the arguments of one forward, by meaning; their names differ between releases."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MINE = ("attention_mask", "cache_position", "input_ids", "inputs_embeds", "label
 
 
 class Signature:
-    """The parameters of a model's forward, and under which name it takes a cache."""
+    """The parameters of a model's forward, and the name under which it takes a cache."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         found = inspect.signature(type(model).forward).parameters
@@ -60,7 +60,7 @@ class Call:
         return self.given.get("labels") is not None
 
     def about_photo(self) -> dict[str, Any]:
-        """Pixels, their sizes, token types, `logits_to_keep`: what is neither text nor cache."""
+        """Pixels, their sizes, token types, `logits_to_keep`: everything but text and cache."""
         return {
             name: value
             for name, value in self.given.items()
@@ -68,7 +68,7 @@ class Call:
         }
 
     def valid(self, ids: Tensor) -> Tensor | None:
-        """Which of these tokens are not padding, batch count; None: all.
+        """Which of these tokens are not padding: batch count; None: all.
 
         From a mask of two axes, or from the diagonal of a prepared one of four. Raises `InputError`
         for a mask in blocks.
@@ -78,7 +78,7 @@ class Call:
             mask = next((m for m in mask.values() if m is not None), None)
         if isinstance(mask, BlockMask):
             raise InputError(
-                "a mask in blocks does not say what is padding: pass the 2-D mask, or use a "
+                "a block mask does not say what is padding: pass the 2-D mask, or use a "
                 "dynamic cache"
             )
         if not isinstance(mask, Tensor):
@@ -97,8 +97,8 @@ def cache_in(values: Mapping[str, Any] | tuple[Any, ...]) -> Cache | None:
 
 
 def rows_of(given: Mapping[str, Any], rows: Int[Tensor, " row"]) -> dict[str, Any]:
-    """What some rows of a batch go on with behind their prompt: masks and positions. The cache is
-    left as it is.
+    """What some rows of a batch need to continue after their prompt: masks and positions. The cache
+    stays as it is.
     """
 
     def cut(name: str, value: Any) -> Any:
@@ -113,7 +113,7 @@ def rows_of(given: Mapping[str, Any], rows: Int[Tensor, " row"]) -> dict[str, An
 
 
 def own_rows(given: Mapping[str, Any], rows: Int[Tensor, " row"]) -> dict[str, Any]:
-    """`rows_of`, with a copy of the cache that holds these rows alone."""
+    """`rows_of`, with a copy of the cache that holds only these rows."""
     found = rows_of(given, rows)
     for name, value in found.items():
         if isinstance(value, Cache):

@@ -1,4 +1,4 @@
-"""How a method decodes by itself: the one that does so, and the keywords of its `generate`."""
+"""How a method decodes by itself: which one does, and the keywords of its `generate`."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def own_decoding(methods: Sequence[Method]) -> tuple[int, Method] | None:
     found = [(n, m) for n, m in enumerate(methods) if type(m).decoding is not Method.decoding]
     if len(found) > 1:
         names = " and ".join(method.method_name() for _, method in found)
-        raise SettingError(f"one method can decode, and {names} do: name one of them")
+        raise SettingError(f"only one method can decode, but {names} do: name one of them")
     return found[0] if found else None
 
 
@@ -53,7 +53,7 @@ def decoded(
 ) -> tuple[dict[str, Any], Decoding | None]:
     """The keywords of a `generate` under a method that decodes, and what is to run.
 
-    Raises `InputError` where the caller asks for what such a decoding cannot serve.
+    Raises `InputError` if the caller asks for something that such a decoding cannot serve.
     """
     ids, config = given.get("input_ids", given.get("inputs")), given.get("generation_config")
     if isinstance(ids, Tensor) and not torch.isin(ids.cpu(), torch.tensor(image_tokens)).any():
@@ -71,7 +71,7 @@ def decoded(
     beams, run = found
     name = method.method_name()
     if lost := [key for key in LOST if asked(key) is not None]:
-        raise InputError(f"{name} decodes by itself, so that {lost[0]} has no effect: leave it off")
+        raise InputError(f"{name} decodes by itself, so {lost[0]} has no effect: leave it off")
     new = dict(given) | {"num_beams": beams}
     if run is None:
         return new, None

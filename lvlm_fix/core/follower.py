@@ -1,4 +1,4 @@
-"""`Follower`: which text each forward belongs to, from its first row to what its logits become."""
+"""`Follower`: which text each forward belongs to, from its first row to its edited logits."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ __all__ = ["Follower"]
 
 
 class Follower:
-    """Follows the passes of one model while methods are attached to it. What is known of a text
-    lies with its cache.
+    """Follows the passes of one model while methods are attached to it. What is known of a text is
+    kept with its cache.
     """
 
     def __init__(self, model: PreTrainedModel, family: Family, methods: int) -> None:
@@ -49,8 +49,8 @@ class Follower:
         self.unreached: frozenset[int] = frozenset()  # acting layers without attention of this kind
 
     def attach(self, attached: Attached, edit: Edit, own: tuple[int, Method] | None = None) -> None:
-        """Run every forward of the model within a pass; `edit` its output behind it. `own`: the
-        method that decodes, and its place.
+        """Run every forward of the model within a pass, then `edit` its output. `own`: the method
+        that decodes, and its place.
         """
         runs = self.family.runs
         self._generating.attach(attached, runs, self.family.image_tokens, own)
@@ -109,12 +109,12 @@ class Follower:
         """Raise `InputError` where a prompt with image came in parts that a watch cannot join."""
         if now.begins or live.watch not in now.text.kept:
             raise InputError(
-                f"{type(live.watch).__name__} needs the whole prompt in one pass, and this one came"
+                f"{type(live.watch).__name__} needs the whole prompt in one pass, but this one came"
                 " in parts: leave prefill_chunk_size off, or pass the whole conversation at once"
             )
 
     def _ids(self, call: Call) -> Tensor:
-        """The ids of a pass; of a decoder that is given embeddings, those embedded last."""
+        """The ids of a pass; for a decoder that is given embeddings, the ids embedded last."""
         ids, embeds = call.ids, call.given.get("inputs_embeds")
         if ids is None and self._embedded is not None and embeds is not None:
             ids = self._embedded.repeat_interleave(len(embeds) // len(self._embedded), dim=0)
@@ -133,7 +133,7 @@ class Follower:
         if text is None or held > text.length:
             if held:
                 raise InputError(
-                    f"the cache holds {held} tokens from outside of this fix, or of a pass that "
+                    f"the cache holds {held} tokens from outside this fix, or from a pass that "
                     "failed: start from an empty cache"
                 )
             return None
@@ -156,7 +156,7 @@ class Follower:
         if call.cache is None and made is not None:
             self._follow(made, text)
             if not made.is_compileable and length_of(made) > text.length:
-                self._fail("its cache came in unseen")
+                self._fail("its cache was not seen at the start")
         settle(now, call.cache if made is None else made)
         if text.any_with_image:
             with self.turns.unedited():
@@ -174,6 +174,6 @@ class Follower:
 
     def _fail(self, what: str) -> None:
         raise ModelError(
-            f"{type(self.model).__name__}: {what}, so no method can act rightly (transformers "
+            f"{type(self.model).__name__}: {what}, so no method can act correctly (transformers "
             f"{transformers.__version__}, torch {torch.__version__}): please report this"
         )

@@ -1,4 +1,4 @@
-"""What a running `generate` tells: where its prompt ends, who decodes, what cannot be served."""
+"""What a running `generate` tells: where its prompt ends, what decodes, what cannot be served."""
 
 from __future__ import annotations
 
@@ -57,8 +57,8 @@ class Generating:
         self, attached: Attached, model: PreTrainedModel, image_tokens: tuple[int, ...],
         own: tuple[int, Method] | None,
     ) -> None:  # fmt: skip
-        """Listen to the model's `generate`; refuse what goes past its forward. `own`: the method
-        that decodes, and its place.
+        """Listen to the model's `generate`; refuse calls that go past its forward. `own`: the
+        method that decodes, and its place.
         """
         self._own = None if own is None else own[1]
         plain: Any = model.generate
@@ -84,13 +84,11 @@ class Generating:
                 attached.attribute(model, name, _refuse(name))
 
     def check(self, text: Text) -> None:
-        """Raise `InputError` where a text goes on outside of `generate`, under a method that
-        decodes.
-        """
+        """Raise `InputError` if a text goes on outside `generate` under a method that decodes."""
         if self._own is not None and self.frame is None and text.any_with_image:
             raise InputError(
-                f"{self._own.method_name()} decodes by itself, and passes one by one are no "
-                "decoding: call the model's own `generate` within the block"
+                f"{self._own.method_name()} decodes by itself, which single passes do not do: "
+                "call the model's own `generate` within the block"
             )
 
     @contextmanager
@@ -114,7 +112,7 @@ def _frame(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Frame:
 
 
 def _count(frame: Frame, number: int, found: Any) -> None:
-    """Report the tokens that a method decoded. Raises `InputError` where another decoding ran."""
+    """Report the tokens that a method decoded. Raises `InputError` if another decoding ran."""
     if frame.decoding is None:
         return
     if not frame.decoding.used:
@@ -130,7 +128,7 @@ def _count(frame: Frame, number: int, found: Any) -> None:
 def _refuse(name: str) -> Any:
     def refused(*_: Any, **__: Any) -> Any:
         raise InputError(
-            f"{name} takes another way through the model, where no method acts: use generate"
+            f"{name} goes another way through the model, where no method acts: use generate"
         )
 
     return refused

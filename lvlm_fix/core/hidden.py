@@ -25,7 +25,7 @@ class HiddenStates:
         self._acting = [(i, m) for i, m in methods if "hidden_states" in m.edits()]
 
     def hook(self, part: str) -> Any:
-        """A hook that edits what this layer (or its MLP) gives; None where no method does."""
+        """A hook that edits what this layer (or its MLP) gives; None if no method does."""
         methods = [(i, m) for i, m in self._acting if m.part == part]
 
         def edit(_: nn.Module, args: tuple[Any, ...], output: Any) -> Any:

@@ -70,7 +70,7 @@ class Layer:
         return self._edit(plain, module, now, *args, **kwargs)
 
     def now(self) -> Pass | None:
-        """The pass that runs, where it is this thread's."""
+        """The running pass, if it is this thread's."""
         now = self.follower.turns.now
         if now is None or torch.compiler.is_compiling():
             return now
@@ -135,7 +135,7 @@ class Layer:
     ) -> tuple[Tensor | None, Tensor | None]:  # fmt: skip
         """Weights of the rows that may be edited, before and after; both None for no edit.
 
-        Those before are None, too, where the one row is edited in every sample: nobody needs them.
+        Those before are None, too, if the one row is edited in every sample: nobody needs them.
         """
 
         def some(index: Tensor) -> Tensor:

@@ -46,8 +46,8 @@ FORMER = {
 class Method:
     """Base of all methods. Subclasses are final, frozen, and override only the places they edit.
 
-    Raises `SettingError` on construction when a setting is out of its declared range, and
-    `PluginError` for a class that overrides what release 0.1 had and this one has not.
+    Raises `SettingError` on construction if a setting is out of its declared range, and
+    `PluginError` for a class that overrides something that only release 0.1 had.
     """
 
     # attention rows edited: text behind the image, or those that predict a token of the answer
@@ -101,11 +101,11 @@ class Method:
         return ()
 
     def decoding(self, beams: int) -> tuple[int, Callable[..., Any] | None] | None:
-        """How many beams `generate` runs for a prompt with image, and what it is given as
-        `custom_generate` (None: the stock search); None where the stock decoding is left alone.
+        """How many beams `generate` runs for a prompt with image, and what it gets as
+        `custom_generate` (None: the stock search). None leaves the stock decoding alone.
 
-        `beams` are those that the caller asked for, 1 where he asked for none. One method of a fix
-        may decode.
+        `beams` is the number that the caller asked for; 1 without such a request. Only one method
+        of a fix may decode.
         """
         return None
 
@@ -115,8 +115,8 @@ class Method:
         values: Float[Tensor, "batch heads key dim"],
         at: AtLayer,
     ) -> tuple[Float[Tensor, "batch heads key dim"], Float[Tensor, "batch heads key dim"]]:
-        """Edit the first prompt's keys and values as they are cached, once, when it is complete:
-        what its last row sees, and all rows behind it. Heads are those of the keys.
+        """Edit the first prompt's keys and values as they are cached, once, when the prompt is
+        complete. Its last row and all rows after it see the edit. Heads are those of the keys.
         """
         return keys, values
 
@@ -126,7 +126,7 @@ class Method:
         """Edit logits after scaling and mask, before the softmax. Masked keys hold −inf, and keep
         it in any case.
 
-        Where the settings change nothing, return the very tensor given: the model then stays
+        If the settings change nothing, return the very tensor given: the model then stays
         bit-equal. The same holds for the places below.
         """
         return logits

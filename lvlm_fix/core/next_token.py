@@ -56,7 +56,7 @@ class NextToken:
     def edit(self, now: Pass, call: Call, output: Any) -> None:
         """Edit the logits that the model's output keeps, in samples that have an image.
 
-        Raises `InputError` where the output has no logits to edit, or a loss rests on them.
+        Raises `InputError` if the output has no logits to edit, or if a loss rests on them.
         """
         if not self._acting:
             return
@@ -67,7 +67,7 @@ class NextToken:
                 "with return_dict on"
             )
         if call.labelled:
-            raise InputError(f"the loss is of the unmodified logits: {NO_GRADIENT}")
+            raise InputError(f"the loss is that of the unmodified logits: {NO_GRADIENT}")
         with torch.no_grad():
             edited, kept = logits, logits.shape[1]
             for step, row in targets(now):

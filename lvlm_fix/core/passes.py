@@ -42,7 +42,7 @@ class Pass:
 
     @property
     def end(self) -> int:
-        """Columns of the text behind this pass."""
+        """Columns of the text after this pass."""
         return self.start + self.count
 
     @property
@@ -51,7 +51,7 @@ class Pass:
         return self.text.any_with_image and (self.index is None or len(self.index) > 0)
 
     def withdraw(self) -> None:
-        """Take back this pass, which was refused before it ran."""
+        """Undo this pass, which was refused before it ran."""
         text = self.text
         text.end = self.former if self.prompt_rows else text.end
         if self.start:
@@ -61,7 +61,7 @@ class Pass:
 
 
 def generated_pass(text: Text, ids: Tensor, start: int) -> Pass:
-    """A pass over tokens behind the prompt: every one of them predicts another."""
+    """A pass over tokens after the prompt: every one of them predicts another."""
     count = ids.shape[1]
     rows = text.with_image[:, None].expand(-1, count)
     index = None if count == 1 else torch.arange(count, device=text.device)
@@ -70,7 +70,7 @@ def generated_pass(text: Text, ids: Tensor, start: int) -> Pass:
 
 
 def prompt_pass(text: Text, ids: Tensor, start: int, former: int) -> Pass:
-    """A pass that begins in the prompt; behind its end it may bring generated tokens too."""
+    """A pass that begins in the prompt; after its end it may bring generated tokens too."""
     count = ids.shape[1]
     rows = min(text.end, text.length) - start
     complete = text.length >= text.end

@@ -1,4 +1,4 @@
-"""The edits of the prompt's cached keys and values: what its last row and all behind it see."""
+"""The edits of the prompt's cached keys and values, seen by its last row and all rows after it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ROWS = ("attention_logits", "attention_weights")
 class PromptCache:
     """The methods that edit the cached prompt in one layer, in order.
 
-    Raises `SettingError` where others edit rows of the attention, which would see the old keys.
+    Raises `SettingError` if others edit rows of the attention, which would see the old keys.
     """
 
     def __init__(self, methods: tuple[tuple[int, Method], ...]) -> None:
@@ -41,7 +41,7 @@ class PromptCache:
         self, at: AtLayer, query: Tensor, key: Tensor, value: Tensor, mask: Any,
         options: Mapping[str, Any], output: Tensor,
     ) -> Tensor:  # fmt: skip
-        """The output, where rows from the prompt's last on see the edited keys and values."""
+        """The output; rows from the prompt's last one on see the edited keys and values."""
         now = at.now
         if not self.acting or now is None or not now.prompt_rows or not now.complete:
             return output
@@ -72,9 +72,9 @@ class PromptCache:
 
 
 def settle(now: Pass, cache: Cache | None) -> None:
-    """Behind a pass: the cache holds what was edited, in tensors of its own.
+    """After a pass: put what was edited into the cache, in tensors of its own.
 
-    Raises `InputError` for a cache whose layers do not keep every key as it is.
+    Raises `InputError` for a cache whose layers do not keep every key unchanged.
     """
     text = now.text
     if not text.rewritten:

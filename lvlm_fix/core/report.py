@@ -1,4 +1,4 @@
-"""What acted: heads chosen per layer, sinks found, rows edited; and, where nothing did, why."""
+"""What acted: heads chosen per layer, sinks found, rows edited; and if nothing did, why."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["Report", "count_changed", "report_of"]
 
 @dataclass(frozen=True)
 class Report:
-    """What one method did since the last prompt began."""
+    """What one method has done since the last prompt began."""
 
     method: str
     settings: dict[str, Any]

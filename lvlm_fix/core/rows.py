@@ -2,8 +2,8 @@
 
 The wrapped implementation (SDPA, Flash, flex, eager) serves every row of a prefill. For the rows
 that an edit touches, logits and weights are recomputed in plain products and only the *difference*
-`(A' − A)·V` is added: nothing of size query × key is held for the rows of the image. A decoding
-step has one row: where it is edited, `A'·V` is all there is.
+`(A' − A)·V` is added. So nothing of size query × key is held for the rows of the image. A decoding
+step has one row: if it is edited, its output is just `A'·V`.
 """
 
 from __future__ import annotations
@@ -31,8 +31,9 @@ __all__ = [
 
 
 def row_options(module: nn.Module, kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """What `row_logits` needs to know of one call of the attention interface: scale, cap, window,
-    direction. Raises where the call has what it does not know.
+    """What `row_logits` needs to know about one call of the attention interface: scale, cap,
+    window, direction. Raises `ModelError` if the call has something that it does not know, and
+    `InputError` for dropout.
     """
     for name in ("s_aux", "position_bias"):  # learned sinks; relative positions
         if kwargs.get(name) is not None:
@@ -62,10 +63,10 @@ def row_logits(
 ) -> Float[Tensor, "batch heads query key"]:
     """Attention logits of some rows, after scaling and mask; masked keys hold −inf. Always float32.
 
-    `rows` are the rows' numbers among the `length` queries of this pass (None: all of them); `mask`
+    `rows` are the rows' numbers among the `length` queries of this pass (None: all of them). `mask`
     is whatever the wrapped implementation was given (None, 2-D, 4-D of booleans, 4-D additive, or
-    flex attention's blocks). A `scaling` of None is 1/√dim; rows that are not `causal` see what the
-    mask lets them, ahead too.
+    flex attention's blocks). A `scaling` of None is 1/√dim. Rows that are not `causal` see all keys
+    that the mask allows, later ones too.
     """
     logits = raw_logits(query, key, scaling, softcap)
     hidden = masking(mask, rows, length, key, sliding_window, causal)
@@ -101,7 +102,7 @@ def masking(
     window: int | None,
     causal: bool,
 ) -> Float[Tensor, "some_batch some_heads query key"] | None:
-    """What is added to the logits of some rows: −inf hides a key. None where every key is seen.
+    """What is added to the logits of some rows: −inf hides a key. None if every key is seen.
     Raises `ModelError` for a mask of an unknown kind.
     """
     n_keys, device = key.shape[2], key.device
@@ -136,8 +137,8 @@ def _hiding(allowed: Bool[Tensor, "*rest query key"]) -> Float[Tensor, "*rest qu
 def seen_logits(
     now: Pass, rows: Tensor, query: Tensor, key: Tensor, mask: object, options: Mapping[str, Any]
 ) -> Float[Tensor, "batch heads query key"]:
-    """`row_logits` of the rows that may be edited; what hides keys is made once for layers with the
-    same mask.
+    """`row_logits` of the rows that may be edited; what hides keys is built once for layers with
+    the same mask.
     """
     logits = raw_logits(rows, key, options["scaling"], options["softcap"])
     window, causal = options["sliding_window"], options["causal"]
@@ -152,7 +153,7 @@ def seen_logits(
 def _causal(
     rows: Tensor | None, length: int, n_keys: int, window: int | None, device: torch.device
 ) -> Bool[Tensor, "1 1 query key"]:
-    """Which keys the rows may see: itself and those before it, within the window."""
+    """Which keys the rows may see: their own and those before, within the window."""
     rows = torch.arange(length, device=device) if rows is None else rows
     behind = (rows + n_keys - length)[:, None] - torch.arange(n_keys, device=device)  # query key
     allowed = behind >= 0

@@ -20,8 +20,7 @@ def setting(
     high: float = math.inf,
     options: tuple[str, ...] = (),
 ) -> Any:
-    """A field of a method: its default, its meaning with unit, where the default comes from, and
-    its range.
+    """A field of a method: its default, its meaning with unit, the default's source, and its range.
 
     `low` and `high` bound a number (inclusive); `options` lists the choices of a string.
     """
@@ -32,7 +31,7 @@ def setting(
 
 
 def check_settings(method: Any) -> None:
-    """Raise `SettingError` where a setting of the dataclass is out of its declared range."""
+    """Raise `SettingError` if a setting of the dataclass is out of its declared range."""
     for field in dataclasses.fields(method):
         if field.metadata:
             _check(field, getattr(method, field.name))

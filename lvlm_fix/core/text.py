@@ -1,9 +1,9 @@
 """`Text`: what is known of a batch of growing texts; `Pass`: the positions one forward adds to it.
 
 A text belongs to the cache that holds its keys, and everything known of it belongs to positions.
-What is new is appended, what the caller cut is cut. Rows up to the prompt's end are the prompt's,
-whatever number of passes they come in; all others were generated, whatever number of them a pass
-brings.
+New positions are appended; positions that the caller cut are cut. Rows up to the prompt's end are
+the prompt's, in however many passes they come. All others were generated, however many of them a
+pass brings.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ ROOM = 256  # columns to spare, so that a growing text seldom moves the masks
 
 
 class State:
-    """What a watch knows of one text. A twin that keeps more than nothing overrides these."""
+    """What a watch knows of one text. A twin that keeps anything overrides these methods."""
 
     def reorder(self, index: Int[Tensor, " batch"]) -> None:
         """Follow the beams of each sample."""
@@ -40,7 +40,7 @@ class State:
 
 @dataclass(eq=False)
 class Text:
-    """Masks over columns (they grow with the text; there is room to spare), and what is known."""
+    """Masks over columns (they grow with the text and have room to spare), and what is known."""
 
     owner: object  # whose text it is: another attach does not know it
     image_tokens: tuple[int, ...]
@@ -77,7 +77,7 @@ class Text:
         )
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Text:
-        """A copied cache goes on by itself; watches are what they were."""
+        """A copied cache goes on by itself; its watches stay the same."""
         copied = copy.copy(self)
         memo[id(self)] = copied
         copied.written, copied.position = list(self.written), self.position.clone()
@@ -86,13 +86,14 @@ class Text:
         return copied
 
     def advance(self, ids: Tensor, valid: Tensor | None, promised: int | None) -> Pass:
-        """The pass that appends `ids` (batch count); `promised`: where the prompt is to end.
+        """The pass that appends `ids` (batch count); `promised`: where the prompt will end.
 
-        Raises `InputError` where it has another batch than the text.
+        Raises `InputError` if its batch differs from the text's.
         """
         if len(ids) != self.batch:
             raise InputError(
-                f"this cache holds {self.batch} texts, and {len(ids)} go on from it: pass as many"
+                f"this cache holds {self.batch} texts, but {len(ids)} prompts continue from it:"
+                " pass as many"
             )
         start, count = self.length, ids.shape[1]
         if promised is None and count == 1 and start:
@@ -124,11 +125,11 @@ class Text:
         self._upload()
 
     def cut(self, length: int) -> None:
-        """Only the first `length` columns are left: the caller cropped the cache."""
+        """Keep only the first `length` columns: the caller cropped the cache."""
         prompt = length < self.end
         if prompt and self.settled:
             raise InputError(
-                "the prompt's cached keys were edited, so it cannot be cut: pass it anew"
+                "the prompt's cached keys were edited, so the prompt cannot be cut: pass it again"
             )
         read = self.shown.shape[1]
         if length < read:
@@ -177,7 +178,7 @@ class Text:
     def columns(
         self, mask: Shaped[Tensor, "*rest columns"], n_keys: int
     ) -> Shaped[Tensor, "*rest key"]:
-        """The part of a mask that belongs to `n_keys` keys: the last in a window, else
+        """The part of a mask that belongs to `n_keys` keys: the last ones in a window, otherwise
         the first.
         """
         if n_keys == mask.shape[-1]:

@@ -24,20 +24,20 @@ Called = TypeVar("Called", bound=Callable[..., Any])
 
 
 def outside(method: Called) -> Called:
-    """Beside a compiled graph, never in it."""
+    """Run outside a compiled graph, never in it."""
     return cast(Called, torch.compiler.disable(cast(Any, method)))
 
 
 def beside(model: PreTrainedModel) -> AbstractContextManager[None]:
-    """A context in which passes of the model are the plain model's, whether it is fixed or not."""
+    """A context in which passes are those of the plain model, whether it is fixed or not."""
     found: Callable[[], AbstractContextManager[None]] | None = model.__dict__.get(BESIDE)
     return nullcontext() if found is None else found()
 
 
 class Turns:
-    """Takes turns between threads: a pass runs alone, and ends however its forward ends.
+    """Lets threads take turns: a pass runs alone, and ends however its forward ends.
 
-    `begin` reads a call and returns it and its pass; `end` is told of its output.
+    `begin` reads a call and returns it with its pass; `end` gets the output.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class Turns:
 
     @outside
     def _failed(self) -> None:
-        """Half a pass: nobody goes on from it."""
+        """A pass that failed halfway: nothing continues from it."""
         if self.now is not None:
             self.now.text.owner = None
 
@@ -126,7 +126,7 @@ class Turns:
 
     @contextmanager
     def unedited(self) -> Generator[None]:
-        """Passes in which nothing acts, in the midst of another one."""
+        """Passes in which nothing acts, in the middle of another pass."""
         now, self.now = self.now, None
         try:
             yield
@@ -134,5 +134,5 @@ class Turns:
             self.now = now
 
     def aside(self) -> bool:
-        """Whether a pass of this thread runs in which nothing acts, in the midst of another one."""
+        """Whether this thread runs a pass in which nothing acts, in the middle of another pass."""
         return self.now is None and self._thread == threading.get_ident()

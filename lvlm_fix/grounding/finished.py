@@ -36,13 +36,13 @@ def ground(
     find: Find = coco,
     curve: Calibration | None = None,
 ) -> Grounding:
-    """Measure every word of a finished text: its string, or (exact for generated ones) the ids of
-    its tokens.
+    """Measure every word of a finished text, given as a string or as token ids (exact for generated
+    texts).
 
-    The model is asked about each object word that `find` finds, unless `ask` is False. With `looks`
-    the attention of every head on the image is kept for each token; `published` adds the scores of
-    other papers (`measure`); a calibration (`shipped("tiny")`) tells what a Yes is worth.
-    Raises `InputError`, `ModelError`.
+    The model is asked about each object word that `find` finds, unless `ask` is False. `looks`
+    keeps the attention of every head on the image for each token. `published` adds the scores of
+    other papers (`measure`). A calibration (`shipped("tiny")`) tells what a Yes is worth. Raises
+    `InputError`, `ModelError`.
     """
     tokenizer: Any = processor.tokenizer  # type: ignore[attr-defined]: each has one
     ids = (
@@ -84,11 +84,11 @@ def _answers(
 def patch_grid(
     model: PreTrainedModel, inputs: Mapping[str, Any], tokens: int
 ) -> tuple[int, int] | None:
-    """Rows and columns of the patches that the first image tokens stand for; None where they form
-    no known grid.
+    """Rows and columns of the patches that the first image tokens stand for; None if they form no
+    known grid.
 
-    Qwen's processors give the grid; a square number is a square; tiled models begin with the whole
-    photo's own grid.
+    Qwen's processors give the grid. A square number is a square. Tiled models begin with the grid
+    of the whole photo.
     """
     vision: Any = model.config.vision_config
     if "image_grid_thw" in inputs:

@@ -1,6 +1,6 @@
-"""The published scores of a word, as formulas on what a pass gives. One number a token; the row
-that *predicts* a token is its row. Larger means better grounded: scores that the papers give for
-inventing have their sign turned round.
+"""The published scores of a word, as formulas on what a pass gives. There is one number per token;
+a token's row is the row that *predicts* it. Larger means better grounded: scores that the papers
+define for invention have their sign reversed.
 
 T-VHD    He et al., arXiv 2412.13949, eq. 5 (VHD as in eq. 4, without the outlier rule of eq. 6).
 SVAR     Jiang et al., CVPR 2025, arXiv 2411.16724: layers 5 to 18 of 32, counted from 0.

@@ -69,7 +69,7 @@ class Grounding:
 
     @property
     def best(self) -> str:
-        """The signal that tells invented object words best (docs/grounding.md) of those there."""
+        """The best measured signal for telling invented object words (docs/grounding.md)."""
         return "log_probability" if self.ask is None else "ask"
 
     @property
@@ -88,8 +88,8 @@ class Grounding:
         return self.tokens["log_probability" if signal == "nll" else signal]
 
     def scores(self, signal: str | None = None, k: int = K) -> list[float]:
-        """One number a word, larger where the word rests more on the picture; by default the best
-        signal's. Of `ask` it is NaN where a word is no object's. Raises `SettingError`.
+        """One number per word, larger if the word rests more on the picture; by default the best
+        signal's. For `ask` it is NaN if a word names no object. Raises `SettingError`.
         """
         signal = signal or self.best
         if signal == "ask" and self.ask is not None:
@@ -98,7 +98,7 @@ class Grounding:
         return [pooled(signal, values[slice(*word.tokens)]) for word in self.words]
 
     def chances(self) -> list[float | None]:
-        """The chance that the object of each word is there, 0–1; None for words that were not asked
+        """The chance (0–1) that each word's object is there; None for words that were not asked
         about, and without a calibration.
         """
         asked, curve = self.ask or {}, self.curve
@@ -107,8 +107,8 @@ class Grounding:
         ]
 
     def doubtful(self) -> list[bool]:
-        """Which words to doubt: the objects that are rather not there than there. Without answers,
-        the lowest quarter by the best other signal.
+        """Which words to doubt: the objects that are more likely absent than there. Without
+        answers, the lowest quarter by the best other signal.
         """
         if self.ask is None:
             return weak(self.scores())
@@ -134,7 +134,7 @@ class Grounding:
 
     def as_dict(self, k: int = K) -> dict[str, Any]:
         """Ready for JSON: every word with its span, its signals, the chance that its object is
-        there, and whether it is to be doubted. `error` is that of the chances, null uncalibrated.
+        there, and whether to doubt it. `error` is the chances' error, null without a calibration.
         """
         columns = {name: self.scores(name, k) for name in self.signals}
         chances, doubtful = self.chances(), self.doubtful()

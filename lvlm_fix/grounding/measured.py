@@ -1,7 +1,7 @@
 """`measure`: what two passes over a finished text give, one with the image and one without.
 
-The pass without has the image tokens deleted (positions contiguous). The model is measured
-unmodified, so a text may come from anywhere: from the model, from a fixed one, or from a person.
+In the pass without the image, the image tokens are deleted (positions contiguous). The model is
+measured unmodified, so a text may come from anywhere: the model, a fixed model, or a person.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ def measure(
     """The two passes, for the inputs of one prompt with an image and the ids of a finished text.
 
     `tokens` holds "log_probability" (natural, with image), "image_gain" (that minus without) and
-    "entropy" (nats, its sign turned round); with `published` also "svar", "pas", "ic" and "glsim",
-    which take hidden states of all layers. With `looks` attention on the image is kept.
+    "entropy" (nats, sign reversed); with `published` also "svar", "pas", "ic" and "glsim", which
+    need hidden states of all layers. With `looks`, attention on the image is kept.
     Raises `InputError` (several samples, no image, no text) and `ModelError`.
     """
     family = family_of(model)
@@ -59,7 +59,7 @@ def measure(
     full = torch.cat((prompt, ids.to(prompt.device)[None]), dim=1)
     is_image = torch.isin(full[0], torch.tensor(family.image_tokens, device=full.device))
     if not is_image.any():
-        raise InputError("the prompt has no image, so nothing can be said of what rests on it")
+        raise InputError("the prompt has no image, so no word can rest on one")
     more: dict[str, Any] = dict(inputs) | {
         "input_ids": full,
         "attention_mask": torch.ones_like(full),

@@ -1,4 +1,4 @@
-"""A pass in which the attention modules are listened to; nothing is edited."""
+"""A pass that records what the attention modules give and edits nothing."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def passing(model: PreTrainedModel, recorder: Recorder, run: Any) -> Any:
     family, attached = family_of(model), Attached()
     if is_attached(family.decoder):
         raise ModelError(
-            "this model is fixed; grounding measures the unmodified one: leave the fix first"
+            "this model is fixed, and grounding measures the unmodified one: leave the fix first"
         )
     try:
         sites = dict.fromkeys(family.attentions, recorder)

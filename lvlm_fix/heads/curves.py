@@ -38,7 +38,7 @@ class Curves:
 
     @classmethod
     def load(cls, path: str | Path) -> Curves:
-        """Read saved curves. Raises `DataError` where the file is missing, damaged or another."""
+        """Read saved curves. Raises `DataError` if the file is missing, damaged or another kind."""
         with reading(path, "curves", "make them with `heads curves`"):
             record = read(path, FORMAT, ("real", "invented"))
             if not ((record["real"] > 0).all() and (record["invented"] > 0).all()):
@@ -50,6 +50,6 @@ class Curves:
 
 
 def shipped_curves(name: str) -> Curves | None:
-    """The curves that come with an embedded model; None: it has none."""
+    """The curves that come with an embedded model; None if it has none."""
     found = files("lvlm_fix.heads") / f"curves_{name}.json"
     return Curves.load(Path(str(found))) if found.is_file() else None

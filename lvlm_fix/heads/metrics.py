@@ -1,4 +1,4 @@
-"""Head scores by name: rules that a method can pick heads by."""
+"""Head scores by name: rules by which a method can pick heads."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class VHD(HeadRule):
 
 @dataclass(frozen=True)
 class RandomDraw(HeadRule):
-    """A random number per head, by seed and layer; the half with the larger ones is picked."""
+    """A random number per head, by seed and layer; the half with the larger numbers is picked."""
 
     seed: int = 0
 
@@ -81,7 +81,7 @@ class ImageCentric(HeadRule):
 
 @dataclass(frozen=True)
 class SpinScore(HeadRule):
-    """Sum of the last prompt position's attention logits of image tokens, by which SPIN picks
+    """Sum of the last prompt position's attention logits for image tokens, by which SPIN picks
     (arXiv 2505.16411).
     """
 
@@ -99,8 +99,8 @@ class RetrievalPicture(HeadRule):
     """Fraction of a text's tokens for which the head looks most at an image token: it copies from
     the picture.
 
-    After the retrieval heads of Wu et al., arXiv 2404.15574; that any image token counts as a hit
-    is ours, for image tokens have no word to compare with. Counted over all text rows behind the
+    After the retrieval heads of Wu et al., arXiv 2404.15574. That any image token counts as a hit
+    is ours, because image tokens have no word to compare with. Counted over all text rows after the
     image.
     """
 
@@ -119,10 +119,10 @@ class RetrievalPicture(HeadRule):
 
 @dataclass(frozen=True)
 class RetrievalPrompt(HeadRule):
-    """Fraction of a text's tokens that stand where the head looks most, among the tokens before: it
+    """Fraction of a text's tokens that equal the earlier token at which the head looks most: it
     copies them.
 
-    The retrieval score of Wu et al., arXiv 2404.15574, over all text rows behind the image whose
+    The retrieval score of Wu et al., arXiv 2404.15574, over all text rows after the image whose
     next token is known.
     """
 

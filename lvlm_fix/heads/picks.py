@@ -1,5 +1,5 @@
-"""`PicksHeads`: a method that acts on some heads, by a rule of its own or by a table of
-any score.
+"""`PicksHeads`: a method that acts on some heads, picked by its own rule or by a table of any
+score.
 """
 
 from __future__ import annotations
@@ -23,15 +23,14 @@ class PicksHeads(Method):
     """Base of the methods that pick heads. With a `table`, the heads are the same for every prompt
     and known before it.
 
-    Raises `DataError` where the table cannot be read, and when it is used on a model of another
-    shape.
+    Raises `DataError` if the table cannot be read, or if the model has another shape.
     """
 
     table: str | HeadTable = setting(
-        "", "head table that picks the heads; empty: as the method says", "ours"
+        "", "head table that picks the heads; empty: the method's own choice", "ours"
     )
     top: int = setting(
-        0, "how many heads of the table; 0: those above their layer's median", "ours", low=0
+        0, "how many of the table's heads; 0: those above their layer's median", "ours", low=0
     )
     _picks: dict[int, PickedHeads | None] = field(
         default_factory=dict, init=False, repr=False, compare=False
@@ -55,7 +54,7 @@ class PicksHeads(Method):
 
     @property
     def rule(self) -> HeadRule | None:
-        """How heads are picked without a table; None: the method acts on no picked heads then."""
+        """How heads are picked without a table; None: the method then acts on no picked heads."""
         return None
 
     def settings(self) -> dict[str, Any]:

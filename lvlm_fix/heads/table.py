@@ -41,8 +41,8 @@ class HeadTable:
 
     @classmethod
     def load(cls, path: str | Path) -> HeadTable:
-        """Read a saved table. Raises `DataError` where the file is missing, damaged or something
-        else.
+        """Read a saved table. Raises `DataError` if the file is missing, damaged or of another
+        kind.
         """
         with reading(path, "a head table", "make one with `heads score`"):
             return cls(**read(path, FORMAT, ("mean", "deviation")))
@@ -74,13 +74,13 @@ def compare(one: HeadTable, other: HeadTable, top: int = 10) -> dict[str, Any]:
     """How alike two tables order the heads: Spearman's rank correlation, and the share of the `top`
     heads in both.
 
-    Heads that either table has not scored are left out; the correlation is None where a table has
-    one value only.
+    Heads that either table has not scored are left out; the correlation is None if a table has only
+    one value.
     Raises `DataError` for tables of different shape and `SettingError` unless 1 <= top <= heads.
     """
     if one.mean.shape != other.mean.shape:
         raise DataError(
-            f"tables of different models cannot be compared: {one.mean.shape} and"
+            f"cannot compare tables of different models: {one.mean.shape} and"
             f" {other.mean.shape} layers × heads"
         )
     if not 1 <= top <= one.mean.size:

@@ -1,4 +1,4 @@
-"""The methods by name. A paper is one file here, and one line in `METHODS`."""
+"""The methods by name. A paper is one file here and one line in `METHODS`."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def parse_methods(names: str, settings: Mapping[str, str] | None = None) -> tupl
     Raises:
         UnknownNameError: no method of that name. SettingError: no such setting, or out of its
         range.
-        PluginError: another package brings a method of that name, which cannot be used.
+        PluginError: another package brings a method of that name that cannot be used.
     """
     values: dict[str, dict[str, Any]] = {}
     for key, text in (settings or {}).items():

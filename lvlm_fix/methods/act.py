@@ -2,15 +2,15 @@
 
 Paper    Yu et al., "Unveiling and Harnessing Hidden Attention Sinks: Enhancing Large Language
          Models without Training through Attention Calibration", ICML 2024, arXiv 2406.15765.
-Code     not followed: it has a fixed limit of 0.1 in place of α/N, and skips whichever sink comes
-         first.
+Code     not followed: it has a fixed limit of 0.1 in place of α/N, and skips the first sink,
+         whichever it is.
 Edits    attention_weights of text rows, layers 2 to L−2.
 Needs    received: the mean of every column over all rows of the prompt. Computed in blocks of rows,
          so that no map is held; the cost is a second attention over the prompt in these layers.
 Departs  Rows of the image are not edited (ours). Sinks are decided in the prefill; generated tokens
-         are none (ours). The initial token is not shrunk, and takes its part of the freed mass like
-         any other (ours). The heads that the paper's filter keeps come from a table: `heads score
-         --metric act`; without one, all heads.
+         are never sinks (ours). The initial token is not shrunk, and takes its part of the freed
+         mass like any other (ours). The heads that the paper's filter keeps come from a table:
+         `heads score --metric act`; without one, all heads.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ __all__ = ["ACT"]
 
 @dataclass(frozen=True)
 class ACT(PicksHeads):
-    """`A_s ← β·A_s` for the sinks s of a head, the freed mass to its other tokens in proportion to
-    their weight.
+    """`A_s ← β·A_s` for the sinks s of a head; the freed mass goes to its other tokens in
+    proportion to their weight.
 
-    A token is a sink of a head where it receives more than α/N on average over the N tokens of the
+    A token is a sink of a head if it receives more than α/N on average over the N tokens of the
     prompt.
     """
 

@@ -6,9 +6,9 @@ Edits    attention_weights of the last row, layers 5 to 17 of 32, once something
 Needs    Written: which keys were generated. Calibrated: how much attention each head gives them at
          right and at invented words, measured for the model by `lvlm-fix heads curves`.
 Departs  A factor below 0 becomes 0 (ours; the code lets weights become negative). Other depths take
-         the same fractions of the depth (ours). A row counts the keys that it sees (ours; the same
-         for one row at a time).
-Cost     A decoding step has its row replaced in the layers that act.
+         the same fractions of the depth (ours). A row counts the keys that it sees (ours; this
+         changes nothing for one row at a time).
+Cost     Each decoding step replaces its row in the layers that act.
 """
 
 from __future__ import annotations

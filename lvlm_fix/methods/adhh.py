@@ -4,10 +4,10 @@ Paper    Yang et al., "Understanding and Mitigating Hallucination in Large Visio
          via Modular Attribution and Intervention", ICLR 2025.
 Edits    attention_weights of the last row, in the attributed heads.
 Departs  The attributed heads come from a table: `heads score --metric ad-hh`, with `top=20` for
-         about as many as the paper has; without one every head is tested (ours). What remains of a
-         row is not scaled up again (ours: the paper sets the attention to 0 and says no more). Text
-         after the image: every token behind the first image token that is none itself, generated
-         ones too.
+         about as many as the paper has; without one every head is tested (ours). The rest of a row
+         is not scaled up again (ours: the paper sets the attention to 0 and says no more). Text
+         after the image means every token after the first image token that is not an image token,
+         generated ones too.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ __all__ = ["ADHH"]
 
 @dataclass(frozen=True)
 class ADHH(PicksHeads):
-    """A picked head that gives the text after the image `least` of its attention or more gives it
-    none.
+    """If a picked head gives the text after the image `least` of its attention or more, it now
+    gives it none.
     """
 
     least: float = setting(

@@ -6,11 +6,12 @@ Code     The tokens (10 of 576 for LLaVA), their order, β and the attention as 
          tower's whole width are those of the authors' code; α is 0.5 for questions, 1.5 for
          captions, 2 by default.
 Edits    next_token_logits.
-Needs    vision: the attention of the vision tower's CLS token in its last layer but one, so a tower
-         that has one and image tokens that are its patches one to one. A second branch, whose
-         picture is a few of the tokens.
-Departs  Towers of other sizes keep the same share (ours). Of several photos each keeps its own
-         (ours). The branch holds the other tokens in its cache, hidden (ours; the same logits).
+Needs    vision: the attention of the vision tower's CLS token in its last layer but one. So the
+         tower must have a CLS token, and its patches must be the image tokens one to one. A second
+         branch, whose picture is a few of the tokens.
+Departs  Towers of other sizes keep the same share (ours). Each of several photos keeps its own
+         tokens (ours). The branch holds the other tokens in its cache, hidden (ours; the same
+         logits).
 Cost     A second pass per token.
 """
 

@@ -1,4 +1,4 @@
-"""DeCo: let the layer that is surest of a likely word speak with the last one.
+"""DeCo: add the logits of the early layer that is surest of a likely word to the last layer's.
 
 Paper    Wang et al., "MLLM can see? Dynamic Correction Decoding for Hallucination Mitigation",
          ICLR 2025, arXiv 2410.11779.
@@ -7,7 +7,7 @@ Code     The window of layers, the choice of candidates and α are those of the 
 Edits    next_token_logits.
 Needs    EarlyLayers: what leaves layers 19 to 27 of 32, through final norm and head.
 Departs  Other depths take the same fractions of the depth (ours). A strength of 0 changes nothing
-         (ours: by the formula words that are no candidates would be lost).
+         (ours: by the formula, words that are not candidates would be lost).
 Cost     One product of norm and head per candidate layer and token.
 """
 
@@ -40,8 +40,8 @@ def candidates(
 
 @dataclass(frozen=True)
 class DeCo(Method):
-    """`l + α·q*·l*` over the candidates: l* the logits of the early layer that gives a candidate
-    the largest probability q* of all.
+    """`l + α·q*·l*` over the candidates, where l* are the logits of the early layer that gives a
+    candidate the largest probability q* of all.
     """
 
     strength: float = setting(0.6, "weight α of the early layer; 0: off", "authors' code", low=0)

@@ -4,9 +4,9 @@ Paper    Zhang et al., "Seeing Clearly by Layer Two: Enhancing Attention Heads t
          Hallucination in LVLMs", EMNLP 2025, arXiv 2411.09968.
 Edits    attention_weights of text rows, layer 1.
 Needs    received: the mean of every column over all rows of the prompt, computed in blocks of rows.
-Departs  The map is copied in text rows only, not in the image's own (ours: they are not
+Departs  The map is copied in text rows only, not in the image's own rows (ours: they are not
          recomputed). The head is found in the prefill, and its rows are copied while decoding too
-         (ours). A draw goes to the lower head. Where no head has an image sink nothing is copied.
+         (ours). A tie goes to the lower head. If no head has an image sink, nothing is copied.
 """
 
 from __future__ import annotations

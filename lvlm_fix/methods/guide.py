@@ -1,10 +1,10 @@
 """Guide: ask about a list of objects before the first word, and hold back those that are not there.
 
-Paper    None: ours (docs/ask.md). That a model's own answer tells invented objects is known from
-         Woodpecker (arXiv 2310.16045) and LogicCheckGPT (arXiv 2402.11622), which correct a text
-         that is finished.
+Paper    None: ours (docs/ask.md). Woodpecker (arXiv 2310.16045) and LogicCheckGPT (arXiv
+         2402.11622) showed that a model's own answer reveals invented objects; they correct a
+         finished text.
 Edits    next_token_logits.
-Needs    The answers about every object of the list, asked once behind the image; the tokens so far.
+Needs    The answers about every object in the list, asked once after the image; the tokens so far.
 Departs  -
 """
 
@@ -30,7 +30,7 @@ __all__ = ["Guide"]
 
 @dataclass(frozen=True)
 class Guide(Method):
-    """`l_t + strength · min(0, odds − threshold)` for every token t that completes a word of an
+    """`l_t + strength · min(0, odds − threshold)` for every token t that completes a word for an
     object; and a share of the positive part until the object is named.
     """
 
@@ -80,7 +80,7 @@ class Guide(Method):
 
 @functools.lru_cache(maxsize=8)
 def _words(tokenizer: Any, names: tuple[str, ...], synonyms: bool) -> Words:
-    """A list of one's own is held to its words, COCO's objects to all that names them."""
+    """A list of your own stands for its words only, COCO's objects for all words that name them."""
     return Words(
         tokenizer,
         forms_of(names) if synonyms else {name: [name, plural(name)] for name in names},

@@ -6,7 +6,7 @@ Code     Layers and α are those of the authors' code.
 Edits    attention_logits of the last row, layers 5 to 17 of 32, once something is written.
 Needs    Written: which keys were generated.
 Departs  Other depths take the same fractions of the depth (ours).
-Cost     A decoding step has its row replaced in the layers that act.
+Cost     Each decoding step replaces its row in the layers that act.
 """
 
 from __future__ import annotations

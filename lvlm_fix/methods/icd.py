@@ -3,8 +3,8 @@
 Paper    Wang et al., "Mitigating Hallucinations in Large Vision-Language Models with Instruction
          Contrastive Decoding", ACL 2024 findings, arXiv 2403.18715.
 Edits    next_token_logits.
-Needs    A second branch with words that disturb put in front of the instruction, behind the image.
-Departs  The Q-Former of InstructBLIP gets the plain instruction. The words' default is quoted
+Needs    A second branch with disturbing words between the image and the instruction.
+Departs  The Q-Former of InstructBLIP gets the plain instruction. The default words are quoted at
          second hand.
 """
 

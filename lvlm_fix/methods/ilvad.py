@@ -9,9 +9,9 @@ Edits    attention_weights of the last row, layers 5 to 25 of 32.
 Needs    ImageMap: what the image tokens get in a first, unmodified text of ten tokens. Evidence:
          which heads look at it, and how much each word's row did, over all layers.
 Departs  Other depths take the same fractions of the depth (ours). The first text is the greedy one,
-         without the caller's processors (ours). Where all image tokens, or all words, have the same
-         score, that part changes nothing (ours; the code divides by 0). One row a pass: drafts, and
-         passes without cache, are refused.
+         without the caller's processors (ours). If all image tokens, or all words, have the same
+         score, that part changes nothing (ours; the code divides by 0). It takes one row a pass:
+         drafts, and passes without cache, are refused.
 Cost     A second prefill and nine tokens per prompt; the last row in every layer.
 """
 
@@ -32,8 +32,8 @@ __all__ = ["ILVAD"]
 @dataclass(frozen=True)
 class ILVAD(Method):
     """`A_j ← A_j·exp(α·S_j)` for image tokens j, in the half of the heads that looks most at what
-    the map S shows; `A_j ← A_j·(w_j + β)` for words j behind the image, in the half that looks most
-    at those, w their evidence; then rows sum to 1 again.
+    the map S shows; `A_j ← A_j·(w_j + β)` for words j after the image, in the half that looks most
+    at them, where w is their evidence; then rows sum to 1 again.
     """
 
     strength: float = setting(5.0, "strength α of the map; 0: off", "authors' code", low=0)

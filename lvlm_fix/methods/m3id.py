@@ -5,7 +5,7 @@ Paper    Favero et al., "Multi-Modal Hallucination Control by Visual Information
 Edits    next_token_logits.
 Needs    A second branch without the image.
 Departs  The constants are uncertain: decay and certainty are ours. The first generated token has t
-         = 1 (ours). Without a cache every pass is a prompt of its own, so t stays 1.
+         = 1 (ours). Without a cache, every pass is a prompt of its own, so t stays 1.
 """
 
 from __future__ import annotations

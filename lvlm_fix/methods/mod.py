@@ -7,9 +7,9 @@ Paper    Chen et al., "Mixture of Decoding: An Attention-Inspired Adaptive Decod
 Code     Which embeddings are set to zero, both weights, the threshold and β are those of the
          authors' code.
 Edits    next_token_logits.
-Needs    The last prompt row's attention in every layer. A second branch whose least attended image
-         embeddings, 80 % of them, are zero. What both say of a text's first token.
-Departs  The image is where it is, not in fixed columns (ours).
+Needs    The last prompt row's attention in every layer. A second branch in which the least attended
+         80 % of the image embeddings are zero. Both branches' logits for a text's first token.
+Departs  The image tokens are found where they are, not in fixed columns (ours).
 Cost     A second pass per token; the last row's attention once per prompt.
 """
 
@@ -32,8 +32,8 @@ __all__ = ["MoD"]
 
 @dataclass(frozen=True)
 class MoD(Method):
-    """`l + α₁·l'` for the whole text where the divergence of its first token is below the
-    threshold, else `(1+α₂)·l − α₂·l'`; over the tokens with `l ≥ log β + max l`.
+    """`l + α₁·l'` for the whole text if the divergence at its first token is below the threshold,
+    otherwise `(1+α₂)·l − α₂·l'`; over the tokens with `l ≥ log β + max l`.
     """
 
     agreeing: float = setting(

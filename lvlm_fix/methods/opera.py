@@ -1,16 +1,16 @@
-"""OPERA: beams that shun words on which all that follows leans, and go back behind such a word.
+"""OPERA: beam search that avoids words on which all later text leans, and goes back to such a word.
 
 Paper    Huang et al., "OPERA: Alleviating Hallucination in Multi-Modal Large Language Models via
          Over-Trust Penalty and Retrospection-Allocation", CVPR 2024, arXiv 2311.17911.
-Code     Constants and steps are those of the authors' code: a column's product has its diagonal in
-         it, scores are kept in float16, the first words are drawn to the image instead, and behind
-         a return the whole vocabulary competes, less what was taken there before.
-Edits    Decoding: a search by beams, which looks at the candidates of every beam.
+Code     Constants and steps are those of the authors' code: a column's product includes its
+         diagonal, scores are kept in float16, the first words are drawn to the image instead, and
+         after a return the whole vocabulary competes, except what was taken there before.
+Edits    Decoding: a beam search that looks at the candidates of every beam.
 Needs    AnswerRows: the last layer's attention of every candidate. A cache that keeps every key.
-Departs  A score beyond float16 is its largest number (ours). Every step can be returned to (ours;
-         the code: the last 512). A return that has no later step to undo is none (ours). A strength
-         of 0 is the stock search by beams, without returns (ours). A text without image is decoded
-         by as many beams as the caller asked for, without penalty (ours).
+Departs  A score beyond float16 becomes its largest number (ours). Beams can return to every step
+         (ours; the code: the last 512). A return that has no later step to undo does not count
+         (ours). A strength of 0 is the stock beam search, without returns (ours). A text without
+         image is decoded by as many beams as the caller asked for, without penalty (ours).
 Cost     One pass of beams × candidates rows per token; the cache is repeated for them.
 """
 
@@ -47,7 +47,7 @@ def over_trust(
 
 
 def most_common(values: Int[Tensor, "*rest one"]) -> Int[Tensor, "*rest"]:
-    """The value that stands there most often; of several the smallest."""
+    """The most frequent value; of several, the smallest."""
     ordered = values.sort(-1).values
     count = (ordered[..., None] == ordered[..., None, :]).sum(-1)
     return ordered.gather(-1, count.argmax(-1, keepdim=True))[..., 0]
@@ -55,9 +55,9 @@ def most_common(values: Int[Tensor, "*rest one"]) -> Int[Tensor, "*rest"]:
 
 @dataclass(frozen=True)
 class OPERA(Method):
-    """`softmax(l − α·φ)` over a beam's candidates, `φ = max_j 1e−7·Π_{i ≥ j} 50·W_ij` of the text's
-    own attention W, candidate included; while all beams' largest column stays the same too often,
-    back behind it.
+    """`softmax(l − α·φ)` over a beam's candidates, with `φ = max_j 1e−7·Π_{i ≥ j} 50·W_ij` of the
+    text's own attention W, candidate included. If all beams' largest column stays the same too
+    often, the beams go back to just after it.
     """
 
     strength: float = setting(1.0, "weight α of the penalty; 0: plain beams", "paper", low=0)
@@ -101,7 +101,7 @@ class OPERA(Method):
 
 @dataclass
 class _Judge:
-    """What OPERA says of one sample's beams: known of a column is `Σ_i log 50·W_ij`."""
+    """OPERA's judgement of one sample's beams: of each column it keeps `Σ_i log 50·W_ij`."""
 
     method: OPERA
     image: Tensor | None = None  # by row: the newest token's attention to the image

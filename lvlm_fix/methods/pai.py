@@ -1,5 +1,5 @@
-"""PAI: raise the last row's logits of image keys by a share of their size; refine the next token by
-what has no image.
+"""PAI: raise the last row's logits of image keys by a share of their size; refine the next token
+with a branch that has no image.
 
 Paper    Liu et al., "Paying More Attention to Image", ECCV 2024, arXiv 2407.21771.
 Edits    attention_logits of the last row, from layer 2; next_token_logits.

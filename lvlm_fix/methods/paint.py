@@ -3,11 +3,11 @@ refinement.
 
 Paper    Arif et al., "Fixing Imbalanced Attention to Mitigate In-Context Hallucination of Large
          Vision-Language Model", arXiv 2501.12206.
-Code     the authors': which tokens are local and which summary, and the edit, are the code's.
+Code     the authors': the choice of local and summary tokens, and the edit, are the code's.
 Edits    attention_logits of the last row, from layer 2; next_token_logits.
-Needs    vision: the attention of the vision tower's CLS token, so a tower that has one and image
-         tokens that are its patches one to one. A second branch without the image, for the
-         refinement.
+Needs    vision: the attention of the vision tower's CLS token. So the tower must have a CLS token,
+         and its patches must be the image tokens one to one. A second branch without the image, for
+         the refinement.
 Departs  Several photos of one sample are ranked together (ours). The head-specific modulation that
          the abstract claims is not in the code: here a table (VHD) weighs α and β by a head's score
          over its layer's mean, or picks the heads that are edited (ours).

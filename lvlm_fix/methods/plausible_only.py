@@ -1,9 +1,9 @@
-"""Plausible only: the control for every contrast, the plausibility rule without any contrast.
+"""Plausible only: the control for every contrast method, the plausibility rule without a contrast.
 
 Paper    "The Mirage of Performance Gains", arXiv 2504.10020 (its `apc`).
 Code     β is that of the released run.
 Edits    next_token_logits.
-Departs  none. Greedy texts stay as they are; what it shows is what sampling gains by it.
+Departs  none. Greedy texts stay as they are; it shows what sampling gains from the rule.
 Cost     none
 """
 

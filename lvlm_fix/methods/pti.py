@@ -2,17 +2,18 @@
 
 Paper    CVPR 2026, arXiv 2604.25642.
 Code     The edit, its places and both λ are those of the authors' code for LLaVA-1.5. Keys are
-         turned as they are cached, rotation and all.
+         turned as they are cached, rotation included.
 Edits    prompt_cache: keys and values of the image's tokens, and of the prompt's last token but
          one (the cache that the authors edit lacks the last). The prompt's last row and all rows
-         behind it see them.
+         after it see them.
 Needs    A safetensors file with one tensor for each layer that acts: `layer.N`, of image and text ×
          keys and values × heads of the keys × width of a head.
-Departs  How vectors are measured is left to whoever makes the file (ours; the authors: pictures of
+Departs  Whoever makes the file chooses how to measure the vectors (ours; the authors: pictures of
          objects alone against backgrounds alone, prompts with the objects' names against captions).
-         A vector of zeros turns nothing. Further turns keep the first prompt's edit (ours). What
-         rotated keys become depends on their positions: a padded text called by hand needs its own.
-Cost     none per token; one more copy of the prompt's keys and values while it passes.
+         A vector of zeros turns nothing. Further turns keep the first prompt's edit (ours). The
+         turn of rotated keys depends on their positions: give a padded text called by hand its own
+         positions.
+Cost     none per token; one more copy of the prompt's keys and values during its pass.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ class PTI(Method):
 
     @cached_property
     def shifts(self) -> Shifts:
-        """The vectors by layer; none where no file is named."""
+        """The vectors by layer; none if no file is named."""
         if isinstance(self.vectors, str):
             return read_shifts(self.vectors) if self.vectors else {}
         return self.vectors

@@ -2,7 +2,7 @@
 
 Paper    none. It answers: would *any* heads have done?
 Edits    head_outputs
-Departs  as many heads as VHR picks (half, rounded down) in VHR's layers, drawn by seed and layer,
+Departs  draws as many heads as VHR picks (half, rounded down) in VHR's layers, by seed and layer,
          the same for all samples.
 """
 
@@ -25,7 +25,7 @@ __all__ = ["RandomHeads"]
 
 @dataclass(frozen=True)
 class RandomHeads(Method):
-    """VHR's gain on as many random heads."""
+    """VHR's gain on the same number of random heads."""
 
     strength: float = setting(
         2.0, "factor on the chosen heads' outputs; 1 changes nothing", "VHR's α", low=0, high=10

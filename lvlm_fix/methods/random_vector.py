@@ -2,8 +2,8 @@
 
 Paper    none. It answers: would *any* direction of that length have done?
 Edits    hidden_states: what a decoder layer gives, all rows but padding, in every pass.
-Needs    The vectors of the method it stands beside.
-Departs  Directions are drawn evenly, by seed and layer, the same for all samples.
+Needs    The vectors of the method that it is compared with.
+Departs  Directions are drawn uniformly, by seed and layer, the same for all samples.
 Cost     One addition in each layer that acts.
 """
 

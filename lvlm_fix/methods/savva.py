@@ -6,9 +6,9 @@ Code     The risk, both factors and the layers are those of the authors' code, w
 Edits    attention_logits of the last row, layers 0 to 14 of 32, once something is written.
 Needs    Risk: the last token's entropy, and whether any image row predicts it; a pass over the
          prompt. Written: which keys were generated.
-Departs  Other depths take the same fraction of the depth (ours). One row a pass: drafts, and passes
-         without cache, are refused. As in the code a logit is multiplied, so that a negative one
-         moves the other way.
+Departs  Other depths take the same fraction of the depth (ours). It takes one row a pass: drafts,
+         and passes without cache, are refused. As in the code, a logit is multiplied, so a negative
+         one moves the other way.
 Cost     A second prefill with the logits of the image's rows; the last row in the layers that act.
 """
 
@@ -30,7 +30,7 @@ __all__ = ["SAVVA"]
 @dataclass(frozen=True)
 class SAVVA(Method):
     """`a_j ← a_j·(1 + (m_v − 1)·risk)` for image keys, `a_j ← a_j/m_t` for keys of the prompt's
-    text; nothing where the risk is 0.
+    text; nothing if the risk is 0.
     """
 
     image: float = setting(

@@ -1,4 +1,4 @@
-"""SID: contrast with a branch that sees, of the image, what it attends to least.
+"""SID: contrast with a branch that sees only the part of the image it attends to least.
 
 Paper    Huo et al., "Self-Introspective Decoding: Alleviating Hallucinations for Large
          Vision-Language Models", ICLR 2025, arXiv 2408.02032.
@@ -7,8 +7,8 @@ Code     α, β, the number of tokens (50 of 576 for captions; 100 for questions
 Edits    next_token_logits.
 Needs    A second branch: from layer 2 on it sees the text and the image tokens that got least
          attention in layer 1, chosen anew for every token.
-Departs  Other numbers of image tokens keep the same share (ours). Tokens of one pass choose each
-         for itself, so that drafts and passes without cache give the same text (ours).
+Departs  Other numbers of image tokens keep the same share (ours). Each token of a pass chooses for
+         itself, so drafts and passes without cache give the same text (ours).
 Cost     A second pass per token; its attention from layer 2 on is computed in plain products.
 """
 

@@ -2,7 +2,7 @@
 
 Paper    Li et al., "The Hidden Life of Tokens" (VISTA, its Self-Logits Augmentation), ICML 2025,
          arXiv 2502.03628.
-Code     The window and γ are those of the authors' code; the early states go through no final norm.
+Code     The window and γ are those of the authors' code; the early states skip the final norm.
 Edits    next_token_logits.
 Needs    EarlyLayers: what leaves layers 25 to 30 of 32, through the head alone.
 Departs  Other depths take the same fractions of the depth (ours).

@@ -2,10 +2,10 @@
 
 Paper    Sarkar et al., "Mitigating Hallucinations in Vision-Language Models through Image-Guided
          Head Suppression", EMNLP 2025, arXiv 2505.16411.
-Edits    attention_weights of the last row: a head's weights times a factor are its output times
-         that factor.
-Departs  At least one head is damped where r < 1 (ours: ⌈(1−r)·H⌉; r = 0.95 of 8 heads would damp
-         none). Heads that a table picks are kept, the others damped (ours).
+Edits    attention_weights of the last row: scaling a head's weights scales its output by the same
+         factor.
+Departs  At least one head is damped if r < 1 (ours: ⌈(1−r)·H⌉; r = 0.95 of 8 heads would damp
+         none). Heads that a table picks are kept, and the others are damped (ours).
 """
 
 from __future__ import annotations

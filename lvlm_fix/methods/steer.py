@@ -1,4 +1,4 @@
-"""Steer: add a vector from a file to what the layers give.
+"""Steer: add a vector from a file to the layers' outputs.
 
 Paper    Plain addition, as in Turner et al., "Activation Addition", arXiv 2308.10248, and Rimsky et
          al., "Steering Llama 2 via Contrastive Activation Addition", ACL 2024, arXiv 2312.06681.
@@ -31,8 +31,8 @@ def added(
     strength: float,
     keep_norm: bool,
 ) -> Float[Tensor, "batch query width"]:
-    """`h + c·v`, in float32; with its old length where `keep_norm`. Raises `ModelError` where they
-    are not of one width.
+    """`h + c·v`, in float32; with its old length if `keep_norm`. Raises `ModelError` if their
+    widths differ.
     """
     if hidden.shape[-1] != len(vector):
         raise ModelError(
@@ -47,7 +47,7 @@ def added(
 
 @dataclass(frozen=True)
 class Steer(Steers):
-    """`h_l ← h_l + c·v_l` behind layer l; `h_l ← n(h_l + c·v_l)·‖h_l‖` where the norm is kept."""
+    """`h_l ← h_l + c·v_l` after layer l; `h_l ← n(h_l + c·v_l)·‖h_l‖` if the norm is kept."""
 
     strength: float = setting(
         1.0, "factor c on the vectors, unitless; 0: nothing", "llama.cpp's scale"

@@ -24,7 +24,7 @@ __all__ = ["Truncate"]
 
 @dataclass(frozen=True)
 class Truncate(Method):
-    """After `tokens` tokens nothing but the end is possible."""
+    """After `tokens` tokens, only the end is possible."""
 
     tokens: int = setting(20, "longest text, tokens; 0: no limit", "ours", low=0)
 

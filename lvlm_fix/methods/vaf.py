@@ -3,7 +3,7 @@
 Paper    Yin et al., "ClearSight: Visual Signal Enhancement for Object Hallucination Mitigation",
          CVPR 2025, arXiv 2503.13107.
 Edits    attention_logits of text rows, layers 9 to 14 of 32.
-Departs  Other depths take the same fractions of the depth (ours). The system prompt is what stands
+Departs  Other depths take the same fractions of the depth (ours). The system prompt is everything
          before the image.
 """
 

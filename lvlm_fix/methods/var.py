@@ -8,8 +8,8 @@ Code     the paper's equations; the authors' code differs (it keeps p and moves 
 Edits    attention_weights of text rows, in all layers but the last.
 Needs    sinks of every layer.
 Departs  `sink_rule="received"` is ours, for models whose hidden states have no massive channels: a
-         token is a sink where the prompt's text rows give it more than `received` times the uniform
-         share, decided in the prefill.
+         token is a sink if the prompt's text rows give it more than `received` times the uniform
+         share. This is decided in the prefill.
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@ Paper    Leng et al., "Mitigating Object Hallucinations through Visual Contrasti
 Code     The noise schedule is that of the authors' code.
 Edits    next_token_logits.
 Needs    A second branch whose image carries diffusion noise.
-Departs  The noise comes from a seed and is the same for every photo of a size, so that a batch
-         equals one by one (ours).
+Departs  The noise comes from a seed and is the same for all photos of one size, so a batch gives
+         what its photos give one by one (ours).
 """
 
 from __future__ import annotations

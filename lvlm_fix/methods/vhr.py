@@ -5,11 +5,11 @@ Paper    He et al., "Cracking the Code of Hallucination in LVLMs with Vision-awa
          1, layers sec. 4.4.
 Code     none; a literal two-pass implementation in `tests/literal.py`.
 Edits    head_outputs
-Needs    no_image: one text-only pass over the prompt; nothing where a table picks the heads.
-Departs  The paper leaves open, and we choose: the image is removed by deleting its tokens;
-         deviations are of the population; all prompt positions are scaled, not the last alone; the
-         pass without image is not reinforced, for it runs before the heads are known; other depths
-         than 32 take the second layer and the last 14/32.
+Needs    no_image: one text-only pass over the prompt; nothing if a table picks the heads.
+Departs  The paper leaves some points open, and we choose: the image is removed by deleting its
+         tokens; deviations are of the population; all prompt positions are scaled, not just the
+         last; the pass without image is not reinforced, because it runs before the heads are known;
+         depths other than 32 take the second layer and the last 14/32.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""VTI: turn what the MLPs write towards right captions, by a direction measured before.
+"""VTI: turn the MLPs' outputs towards right captions, in a direction measured beforehand.
 
 Paper    Liu, Ye, Zou, "Reducing Hallucinations in Vision-Language Models via Latent Space
          Steering", ICLR 2025, arXiv 2410.15778.
@@ -10,8 +10,8 @@ Needs    Vectors of the model: `lvlm-fix vectors make --kind vti`. `visual` need
          vision tower in the same file, tower.N for its layer N from 0, places × width; they are
          not made here.
 Departs  The visual half is off by default (ours; the authors' code has α = 0.9 for both), and the
-         textual vectors are measured without it (theirs with it). Where a norm follows the MLP, the
-         edit is in front of it (ours).
+         textual vectors are measured without it (theirs with it). If a norm follows the MLP, the
+         edit comes before it (ours).
 Cost     Some products of the width in each layer and row.
 """
 
@@ -34,7 +34,7 @@ __all__ = ["VTI"]
 
 @dataclass(frozen=True)
 class VTI(Steers):
-    """`m ← n(n(m) + 0.1·α·n(v_l))·‖m‖`, where n makes a length of 1, m is what the MLP writes."""
+    """`m ← n(n(m) + 0.1·α·n(v_l))·‖m‖`, where n scales to length 1 and m is what the MLP writes."""
 
     strength: float = setting(0.9, "textual α, unitless; 0: nothing", "authors' code, MMHal", low=0)
 

@@ -4,9 +4,9 @@ Paper    "The Mirage of Performance Gains", arXiv 2504.10020 (its `olm`).
 Code     Both thresholds are those of the authors' code, which acts at every step.
 Edits    next_token_logits.
 Needs    AnswerTokens: the tokens with which Yes and No begin.
-Departs  A word counts with all its spellings, upper and lower case, with and without a blank (the
-         code knows two ids of one model). Where nothing is pushed the logits stay as they are, so
-         that sampling stays sampling (the code takes the likeliest token).
+Departs  A word counts in all its spellings, upper and lower case, with and without a blank (the
+         code knows two ids of one model). If nothing is pushed, the logits stay as they are, so
+         sampling stays sampling (the code takes the likeliest token).
 Cost     none
 """
 
@@ -27,7 +27,7 @@ __all__ = ["YesPush"]
 
 @dataclass(frozen=True)
 class YesPush(Method):
-    """Where Yes and No are both in play, nothing but Yes is possible: `p_yes + p_no > least` and
+    """If Yes and No are both likely, only Yes is possible: `p_yes + p_no > least` and
     `|p_yes − p_no| < margin`.
     """
 

@@ -1,4 +1,4 @@
-"""Lists of objects to ask about, as they are named in a setting."""
+"""Lists of objects to ask about, as settings name them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["named"]
 
 def named(setting: str) -> tuple[str, ...]:
     """Words joined by commas; "open": the list of this package (docs/ask.md); "@FILE": a file with
-    one a line, "#" in front of remarks. Lower case, each once. Raises `SettingError`.
+    one word a line and "#" before remarks. Lower case, each once. Raises `SettingError`.
     """
     if setting.startswith("@"):
         words = _words_in(Path(setting[1:]))

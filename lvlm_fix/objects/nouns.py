@@ -1,8 +1,8 @@
-"""The commonest nouns of captions, by what stands before and behind a word. No tagger is needed:
-captions name things in one way ("a brown dog on the grass").
+"""The commonest nouns of captions, found by the words around them. No tagger is needed: captions
+name things in one way ("a brown dog on the grass").
 
-A word counts as a noun where it often follows a determiner or a number at once ("a dog"; verbs do
-not), often ends its phrase ("dog on"; "brown" does not), and is none of `NO_THING`. Plurals count
+A word counts as a noun if it often directly follows a determiner or a number ("a dog"; verbs do
+not), often ends its phrase ("dog on"; "brown" does not), and is not in `NO_THING`. Plurals count
 with their singular; names of two words do not count. The rule and its shares are ours.
 """
 

@@ -1,5 +1,5 @@
-"""Object words of a text by their place in characters: what asking, marking and dropping
-work on.
+"""Object words of a text by their place in characters. Asking, marking and dropping work on
+them.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def coco(text: str) -> list[Spot]:
 
 
 def listed(words: Iterable[str]) -> Find:
-    """Finds the words of a list of one's own, singular or plural, whole words, longest first.
+    """Finds the words of a list of your own, singular or plural, whole words, longest first.
 
     Raises `SettingError` for an empty list.
     """

@@ -33,7 +33,7 @@ def calibrate(
     out: Annotated[Path, typer.Option(help="the calibration to write (JSON)")],
     truth: Annotated[
         Path | None,
-        typer.Option(help="objects file: image id -> objects; without one, a threshold alone"),
+        typer.Option(help="objects file: image id -> objects; without one, only a threshold"),
     ] = None,
     model: Annotated[str, typer.Option(help='a hub name, a folder, or "tiny"')] = "tiny",
     ids: Annotated[str | None, typer.Option(help="file.json:name, a list of ids")] = None,
@@ -41,14 +41,14 @@ def calibrate(
     batch_size: Annotated[int, typer.Option(help="photos at a time")] = 8,
     max_new_tokens: Annotated[int, typer.Option(help="longest text, tokens")] = 128,
     absent: Annotated[
-        str, typer.Option(help="without --truth: words of what is not there")
+        str, typer.Option(help="without --truth: objects that are in none of the photos")
     ] = ABSENT,
     as_json: AsJson = False,
 ) -> None:
     """Measure what this model's Yes is worth: from log-odds to the chance that an object is there.
 
-    The model describes each photo and is asked about what it named. Without --truth it is asked
-    about things that are not there, and the log-odds that 95 % of these answers stay below is told.
+    The model describes each photo and is asked about what it named. Without --truth, it is asked
+    about things that are not there; you get the log-odds that 95 % of these answers stay below.
 
     Example: lvlm-fix ask calibrate --images photos/ --truth objects.json --out calibration.json
     """
@@ -121,9 +121,9 @@ def objects(
     ids: Annotated[str | None, typer.Option(help="file.json:name, photos of COCO captions")] = None,
     count: Annotated[int, typer.Option(help="how many words", min=1)] = 80,
 ) -> None:
-    """Make a list of objects to ask about: the commonest nouns of captions.
+    """Make a list of objects to ask about: the commonest nouns in captions.
 
-    `--set guide.objects=@FILE` and `--set ask.objects=@FILE` take it.
+    Use it with `--set guide.objects=@FILE` or `--set ask.objects=@FILE`.
 
     Example: lvlm-fix ask objects captions_train2014.json --out words.txt --count 80
     """

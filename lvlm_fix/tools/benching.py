@@ -21,10 +21,10 @@ def bench(
         ),
     ] = "llava-1.5-7b-scaled",
     method: Annotated[
-        list[str] | None, typer.Option(help='may be repeated: "var+vhr", "literal:vhr"')
+        list[str] | None, typer.Option(help='repeatable: "var+vhr", "literal:vhr"')
     ] = None,
     set_: Annotated[
-        list[str] | None, typer.Option("--set", help="method.setting=value, may be repeated")
+        list[str] | None, typer.Option("--set", help="method.setting=value, repeatable")
     ] = None,
     batch: Annotated[str, typer.Option(help="batch sizes, as 1,4,16")] = "1",
     tokens: Annotated[int, typer.Option(help="tokens decoded after the first one")] = 24,
@@ -33,21 +33,22 @@ def bench(
     ] = 2,
     image_tokens: Annotated[
         str | None,
-        typer.Option(help="measure extra memory instead, at these lengths: 576,1152,2880"),
+        typer.Option(help="instead: measure extra memory at these lengths, as 576,1152,2880"),
     ] = None,
     ask: Annotated[
         int | None,
-        typer.Option(help="measure instead what it costs to ask about this many objects"),
+        typer.Option(help="instead: measure what it costs to ask about this many objects"),
     ] = None,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16")] = "float32",
     device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
     compile_: Annotated[
-        bool, typer.Option("--compile", help="static cache and a compiled decoding step")
+        bool, typer.Option("--compile", help="use a static cache and a compiled decoding step")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """What methods cost: time and memory as ratios to the unmodified model, interleaved in the same
-    run.
+    """Measure what methods cost in time and memory, as ratios to the unmodified model.
+
+    The model runs under all methods in turns, within one run.
 
     Example: lvlm-fix bench --model tiny --method vhr --batch 1,4 --tokens 16
     """

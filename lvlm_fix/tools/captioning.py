@@ -24,7 +24,7 @@ def caption(
     model: Model = "tiny",
     method: Annotated[str, typer.Option(help="methods joined by +, in order")] = "var+vhr",
     set_: Annotated[
-        list[str] | None, typer.Option("--set", help="method.setting=value, may be repeated")
+        list[str] | None, typer.Option("--set", help="method.setting=value, repeatable")
     ] = None,
     prompt: Annotated[str, typer.Option(help="what to ask")] = DESCRIBE,
     max_new_tokens: Annotated[int, typer.Option(help="longest text, tokens")] = 128,
@@ -37,7 +37,8 @@ def caption(
     use: Annotated[
         str | None,
         typer.Option(
-            "--ask", help="check every object that is named: mark, drop or rewrite; see docs/ask.md"
+            "--ask",
+            help="check every object the text names: mark, drop or rewrite; see docs/ask.md",
         ),
     ] = None,
     show: Annotated[
@@ -166,7 +167,7 @@ def sureness(output: dict[str, Any]) -> str:
     asked = sum(word["ask"] is not None for word in found["words"])
     value, low, high = found["error"]
     return (
-        f"{asked} object words asked about; in brackets the chance that a doubtful one is there, "
+        f"{asked} object words asked about; in brackets: the chance that a doubtful one is there, "
         f"mean error {value:.3f} [{low:.3f}, {high:.3f}] on photos like those of the calibration"
     )
 

@@ -18,21 +18,23 @@ def check(
     model: Annotated[
         str, typer.Argument(help='"tiny", "small", a hub name, a folder, or a geometry of bench')
     ],
-    device: Annotated[str | None, typer.Option(help="cpu or cuda; cuda where there is one")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="cpu or cuda; default: cuda if there is one")
+    ] = None,
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16")] = "auto",
     method: Annotated[
         list[str] | None,
-        typer.Option(help="may be repeated; default: all, with settings that act on any model"),
+        typer.Option(help="repeatable; default: all methods, with settings that act on any model"),
     ] = None,
     set_: Annotated[
-        list[str] | None, typer.Option("--set", help="method.setting=value, may be repeated")
+        list[str] | None, typer.Option("--set", help="method.setting=value, repeatable")
     ] = None,
     rounds: Annotated[int, typer.Option(help="rounds in which time is measured")] = 4,
     as_json: Annotated[
         bool, typer.Option("--json", help="print one JSON document on standard output")
     ] = False,
 ) -> None:
-    """Whether methods act rightly here, and what they cost: one line each; exit code 1 if not.
+    """Check whether methods act correctly here, and what they cost. Exit code 1 if one does not.
 
     Example: lvlm-fix check tiny --method vhr --rounds 2
     """

@@ -27,7 +27,7 @@ def loaded_for(model: str, out: Path, revision: str | None) -> tuple[PreTrainedM
     Raises `DataError` where `out` is there already and `ModelError` for quantised weights.
     """
     if out.exists():
-        raise DataError(f"{str(out)!r} is there already; name a new folder")
+        raise DataError(f"{str(out)!r} exists already; name a new folder")
     own = AutoConfig.from_pretrained(
         folder_of(model), revision=revision, trust_remote_code=False
     ).dtype

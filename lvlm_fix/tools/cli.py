@@ -1,5 +1,6 @@
-"""The command line, `lvlm-fix`. With `--json`, standard output holds one JSON document and nothing
-else.
+"""Describe photos with methods acting, measure what the methods change, and serve them.
+
+With `--json`, standard output holds one JSON document and nothing else.
 """
 
 from __future__ import annotations

@@ -79,7 +79,7 @@ def measure_curves(
                 found[spot.object in objects].append(looked[first].numpy())
     if not (found[True] and found[False]):
         raise InputError(
-            f"curves need words of what is there and of what is not; {count} texts had "
+            f"curves need words for objects there and for objects not there; {count} texts had "
             f"{len(found[True])} and {len(found[False])}"
         )
     real, invented = (np.stack(found[kind]).mean(0, dtype=float) for kind in (True, False))

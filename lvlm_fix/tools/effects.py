@@ -117,7 +117,7 @@ def read_labelled(
             photo, text = photos[row["image"]], str(row["text"])
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(
-                f"{path}, line {number}: no text with a photo and its words ({error!r})"
+                f"{path}, line {number}: not a text with a photo and its words ({error!r})"
             ) from None
         image = open_image(photo) if broken is None else broken.open(photo)
         if image is not None:
@@ -169,9 +169,7 @@ def head_effects(
                 )
         scores.append(found)
     if not scores:
-        raise InputError(
-            "no text has the words whose probability is asked for: give captions with such words"
-        )
+        raise InputError("no text has the words to measure: give captions with such words")
     return np.stack(scores)
 
 

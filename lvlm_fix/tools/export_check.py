@@ -57,7 +57,7 @@ def check(out: Path, model: str, revision: str | None = None) -> Equality:
     try:
         record = json.loads((out / RECORD).read_text())
         if "strength" not in record:
-            raise ValueError(f"it was made by {record.get('method')}, and gains alone are compared")
+            raise ValueError(f"{record.get('method')} made it, but --check compares only gains")
         strength, heads, digests = (
             float(record["strength"]),
             dict(record["heads"]),

@@ -27,11 +27,11 @@ def export(
         str | None, typer.Option(help="layers to act in, as 1,4,5; default: VHR's")
     ] = None,
     count: Annotated[
-        int, typer.Option(help="how many heads; 0: those above their layer's median")
+        int, typer.Option(help="how many heads; 0 takes those above their layer's median")
     ] = 0,
     revision: Annotated[str | None, typer.Option(help="commit of the model")] = None,
     check: Annotated[
-        Path | None, typer.Option(help="compare this export with MODEL, and write nothing")
+        Path | None, typer.Option(help="compare this export with MODEL; write nothing")
     ] = None,
     method_: Annotated[
         str, typer.Option("--method", help="vhr (a gain of heads), or nullu (--pairs, --images)")
@@ -39,12 +39,14 @@ def export(
     pairs: Annotated[
         Path | None, typer.Option(help='nullu: JSON lines with "image", "value", "h_value"')
     ] = None,
-    images: Annotated[Path | None, typer.Option(help="nullu: the pairs' folder of photos")] = None,
-    rank: Annotated[int, typer.Option(help="nullu: directions taken out of a layer")] = 4,
+    images: Annotated[Path | None, typer.Option(help="nullu: folder of the pairs' photos")] = None,
+    rank: Annotated[int, typer.Option(help="nullu: directions removed from each layer")] = 4,
     as_json: AsJson = False,
 ) -> None:
-    """Fold a static gain of chosen heads into a plain checkpoint, or take directions of invention
-    out of one (nullu); with --check, prove that a gain equals MODEL fixed.
+    """Write a plain checkpoint with a static gain of chosen heads folded in.
+
+    With --method nullu, remove directions of invention from it instead. With --check, prove that an
+    exported gain equals MODEL under that gain.
 
     Example: lvlm-fix export tiny exported --heads heads.json --strength 2
     """

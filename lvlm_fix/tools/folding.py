@@ -127,6 +127,6 @@ def plain_linear(
         )
     if len(shared := owners[linear.weight.data_ptr()]) > 1:
         raise ModelError(
-            f"{where} is tied: {' and '.join(shared)} are one weight, so a change would act in both"
+            f"{where} is tied: {' and '.join(shared)} are one weight, so a change would act on both"
         )
     return linear

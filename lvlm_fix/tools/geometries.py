@@ -130,7 +130,7 @@ def subject(
     """A geometry by name with random weights; else a model by hub name or folder, or "tiny"."""
     if name in GEOMETRIES:
         if dtype == "auto":
-            raise SettingError(f"{name} has no checkpoint: say its dtype")
+            raise SettingError(f"{name} has no checkpoint: give its dtype")
         return _random(name, GEOMETRIES[name](), dtype, device, seed)
     model, processor = load(name, dtype=dtype, device=device)
     photo = open_image(sample_photos()[0])

@@ -44,8 +44,9 @@ def heads_score(
     prompt: Annotated[str, typer.Option(help="what to ask")] = DESCRIBE,
     limit: Annotated[int | None, typer.Option(help="only the first photos by name")] = None,
 ) -> None:
-    """Score every head on a folder of photos, or on labelled texts about them; save mean, deviation
-    and n.
+    """Score every head on a folder of photos, or on labelled texts about them.
+
+    The table holds the mean, the deviation and n.
 
     Example: lvlm-fix heads score --images photos/ --metric vhd --out heads.json
     """
@@ -93,8 +94,10 @@ def heads_curves(
     prompt: Annotated[str, typer.Option(help="what to ask")] = DESCRIBE,
     max_new_tokens: Annotated[int, typer.Option(help="longest text, tokens")] = 128,
 ) -> None:
-    """Measure how much attention each head gives the text written so far, at right and at invented
-    object words: what AdaIAT goes by.
+    """Measure the curves that AdaIAT reads.
+
+    They say how much attention each head gives the text written so far, at right and at invented
+    object words.
 
     Example: lvlm-fix heads curves --images photos/ --truth objects.json --out curves.json
     """
@@ -156,14 +159,13 @@ def heads_show(
 @app.command("compare")
 def heads_compare(
     one: Annotated[Path, typer.Argument(help="a table made by `heads score`", metavar="A.json")],
-    other: Annotated[Path, typer.Argument(help="another of the same model", metavar="B.json")],
-    top: Annotated[
-        int, typer.Option(help="how many of the highest heads to look for in both")
-    ] = 10,
+    other: Annotated[
+        Path, typer.Argument(help="another table of the same model", metavar="B.json")
+    ],
+    top: Annotated[int, typer.Option(help="how many of the highest heads to compare")] = 10,
     as_json: AsJson = False,
 ) -> None:
-    """Compare two head tables: rank correlation over all heads, and the highest heads that both
-    share.
+    """Compare two head tables: rank correlation, and the highest heads that both share.
 
     Example: lvlm-fix heads compare heads.json other.json --top 12
     """

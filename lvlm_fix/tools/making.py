@@ -84,7 +84,7 @@ def direction(
         return mean
     left, sizes, right = torch.linalg.svd((rows - mean).flatten(1), full_matrices=False)
     if not sizes[0] > 1e-6 * rows.norm():
-        raise DataError("the texts differ in one way only: there is no principal component")
+        raise DataError("the texts differ in only one direction: there is no principal component")
     first = left[:, 0]
     sign = 1.0 if first[first.abs().argmax()] > 0 else -1.0  # its largest share is above 0
     return mean + (sign * right[0]).reshape(mean.shape)

@@ -65,7 +65,7 @@ def read_pairs(
             if not all(isinstance(text, str) and text.strip() for text in texts):
                 raise ValueError("a caption is missing")
         except (ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{path}, line {number}: no pair of captions ({error!r})") from None
+            raise DataError(f"{path}, line {number}: not a pair of captions ({error!r})") from None
         if not photo.is_file():
             raise DataError(f"{path}, line {number}: there is no photo {str(photo)!r}")
         image = open_image(photo) if broken is None else broken.open(photo)

@@ -15,7 +15,7 @@ from lvlm_fix.images import open_image
 __all__ = ["LEFT_OUT", "Broken"]
 
 LEFT_OUT = 3
-"""Exit status: all was done but for photos that are broken."""
+"""Exit status: everything was done except for photos that are broken."""
 T = TypeVar("T")
 
 
@@ -47,7 +47,7 @@ class Broken:
             many = len(self.why)
             print(
                 f"lvlm-fix: {many} {'photo is' if many == 1 else 'photos are'} broken and left out;"
-                " all else is done",
+                " everything else is done",
                 file=sys.stderr,
             )
             raise SystemExit(LEFT_OUT)

@@ -18,10 +18,10 @@ INTRO = """# What works with which family
 Every image-text-to-text architecture of transformers {},
 probed on tiny random-weight models by `python -m lvlm_fix.tools.probing`. A method works if neutral
 settings are bit-equal, acting settings change the logits without NaN, and a left-padded batch gives
-what its samples give one by one. The others are refused, with the reason below, could not be built
-here, or could not be determined (*?*). Random weights say that an edit arrives, not that it helps.
-*Rows*: the rows that edits recompute are the model's own. *Batch* and *cache* (decoding gives what
-one pass gives, under VAR) are given where they could be told.
+what its samples give one by one. The others are refused, with the reason below, or could not be
+built here or determined (*?*). Random weights show that an edit arrives, not that it helps. *Rows*:
+the rows that edits recompute equal the model's own. *Batch*: a batch equals its samples. *Cache*:
+decoding gives what one pass gives, under VAR. A *?* means that this could not be told.
 """
 
 

@@ -134,7 +134,7 @@ class Server:
                     elif size > 8 * most:  # so far it is read, so that the client hears of it
                         break
         except TimeoutError:
-            raise Refused(f"the body did not come within {READING} seconds", 408) from None
+            raise Refused(f"the body did not arrive within {READING} seconds", 408) from None
         if size > most:
             raise Refused(f"the body is larger than {most:,} bytes", 413)
         return b"".join(parts)

@@ -26,8 +26,8 @@ def bytes_of(url: str) -> bytes:
     match = re.match(r"(?i)data:([^,]*),", url)
     if match is None:
         raise ImageError(
-            "pictures are taken as data: URLs only (data:image/jpeg;base64,...); no file and no "
-            "address is opened"
+            "pictures must be data: URLs (data:image/jpeg;base64,...); the server opens no file"
+            " and no address"
         )
     data = unquote_to_bytes(url[match.end() :])
     if not match[1].lower().rstrip().endswith(";base64"):
@@ -36,7 +36,7 @@ def bytes_of(url: str) -> bytes:
     try:
         return base64.b64decode(plain + b"=" * (-len(plain) % 4), validate=True)
     except binascii.Error as error:
-        raise ImageError(f"the data: URL is no base64: {error}") from None
+        raise ImageError(f"the data: URL is not base64: {error}") from None
 
 
 def picture(data: bytes, pixels: int) -> Image.Image:

@@ -139,7 +139,7 @@ class Body(Strict):
                     content.append({"type": "text", "text": part.text})
                     continue
                 if turn.role != "user":
-                    raise Refused(f"pictures come with the user's messages, not the {turn.role}'s")
+                    raise Refused(f"pictures belong in the user's messages, not the {turn.role}'s")
                 at = part.image_url
                 pictures.append(bytes_of(at if isinstance(at, str) else at.url))
                 content.append({"type": "image"})

@@ -87,7 +87,7 @@ class Worker:
         Raises `Busy`, and what the picture, the prompt or the methods raise.
         """
         if self.waiting >= self.limits.queue:
-            raise Busy(f"{self.waiting} requests wait already, as many as may; try again later")
+            raise Busy(f"{self.waiting} requests are waiting, and no more fit; try again later")
         self.waiting += 1
         loop, stop = asyncio.get_running_loop(), threading.Event()
         events: asyncio.Queue[Event | Exception | None] = asyncio.Queue()

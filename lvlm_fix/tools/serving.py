@@ -19,18 +19,16 @@ def serve(
     model: Annotated[str, typer.Argument(help='a hub name, a folder, or "tiny"')] = "tiny",
     method: Annotated[
         list[str] | None,
-        typer.Option(
-            help='methods joined by +; may be repeated, each is a name such as "tiny+vhr"'
-        ),
+        typer.Option(help='methods joined by +; repeatable, each makes a name such as "tiny+vhr"'),
     ] = None,
     ask: Annotated[
         list[str] | None,
         typer.Option(
-            help='every name once more, texts checked: mark, drop or rewrite, as "tiny+ask:drop"'
+            help='also serve every name with checked texts: mark, drop or rewrite ("tiny+ask:drop")'
         ),
     ] = None,
     set_: Annotated[
-        list[str] | None, typer.Option("--set", help="method.setting=value, may be repeated")
+        list[str] | None, typer.Option("--set", help="method.setting=value, repeatable")
     ] = None,
     host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="port; 0 takes a free one", min=0, max=65535)] = 8000,
@@ -41,12 +39,12 @@ def serve(
     max_tokens: Annotated[int, typer.Option(help="longest text, tokens", min=1)] = 4096,
     max_pixels: Annotated[int, typer.Option(help="largest picture, pixels", min=1)] = 25_000_000,
     max_size: Annotated[int, typer.Option(help="largest request, bytes", min=1)] = 20 * 2**20,
-    queue: Annotated[int, typer.Option(help="requests at work or waiting", min=1)] = 256,
+    queue: Annotated[int, typer.Option(help="most requests running or waiting", min=1)] = 256,
     continuous_batching: Annotated[
         bool, typer.Option("--continuous-batching", hidden=True)
     ] = False,
 ) -> None:
-    """Serve MODEL over an OpenAI-style endpoint: plain, by --method, and each checked by --ask.
+    """Serve MODEL over an OpenAI-style endpoint: plain, under each --method, and checked by --ask.
 
     Example: lvlm-fix serve tiny --method vhr --method var+vhr --ask rewrite --port 8000
     """
@@ -56,8 +54,8 @@ def serve(
 
     if continuous_batching:
         raise SettingError(
-            "--continuous-batching: no method acts there, since it goes another way through the "
-            "model; leave it out"
+            "--continuous-batching: it goes another way through the model, where no method acts; "
+            "leave it out"
         )
     if api_key is not None and not re.fullmatch(r"[!-~]+", api_key):
         raise SettingError("--api-key takes ASCII letters, digits and signs, and at least one")
@@ -89,7 +87,8 @@ def serve(
         print(f"lvlm-fix serves {names} on http://{host}:{at}/v1", file=sys.stderr, flush=True)
         if api_key is None and host not in ("127.0.0.1", "localhost", "::1"):
             print(
-                "lvlm-fix: anyone who reaches this address may ask; see --api-key", file=sys.stderr
+                "lvlm-fix: anyone who reaches this address can use the server; see --api-key",
+                file=sys.stderr,
             )
 
     listen(Server(worker, choices, api_key), host, port, ready)

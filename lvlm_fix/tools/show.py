@@ -47,7 +47,7 @@ def draw(photo: Image.Image, found: Grounding, out: Path, word: int | None = Non
         axes.imshow(_heat(photo.size, found, word), cmap="cividis", alpha=0.65)
     _text(figure, found, word)
     note = "blue to yellow: weaker to stronger; underlined: "
-    note += "least grounded quarter" if found.ask is None else "objects that are rather not there"
+    note += "least grounded quarter" if found.ask is None else "objects that are probably not there"
     if word is not None:
         note += f"; over the photo: attention for “{found.words[word].text}”"
     figure.text(0.01, 0.03, note, fontsize=10, color="#475569")

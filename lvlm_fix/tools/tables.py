@@ -12,8 +12,9 @@ __all__ = ["families", "methods"]
 
 
 def methods(as_json: AsJson = False) -> None:
-    """List the methods: papers, the places they edit, what they need and where they depart from the
-    paper (--json), and which are controls.
+    """List the methods: their papers, the places they edit, and which are controls.
+
+    With --json, also what they need and where they depart from the paper.
 
     Example: lvlm-fix methods --json
     """
@@ -37,7 +38,7 @@ def methods(as_json: AsJson = False) -> None:
 
 
 def families(as_json: AsJson = False) -> None:
-    """List the model families and what was found, on tiny random models, to work with them.
+    """List the model families, and what works with them (probed on tiny random models).
 
     Example: lvlm-fix families --json
     """

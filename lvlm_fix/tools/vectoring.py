@@ -34,7 +34,7 @@ def group() -> None:
 
 @app.command()
 def make(
-    images: Annotated[Path, typer.Option(help="the texts' folder of photos")],
+    images: Annotated[Path, typer.Option(help="folder of the texts' photos")],
     out: Annotated[
         Path, typer.Option(help="the vectors to write: .safetensors, or .gguf without layer 0")
     ],
@@ -57,7 +57,7 @@ def make(
     seed: Annotated[int, typer.Option(help="seed of that draw")] = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Measure in which direction a model's states differ between right and invented words.
+    """Measure the direction in which a model's states differ between right and invented words.
 
     Example: lvlm-fix vectors make --images photos --words words.jsonl --out vectors.safetensors
     """
@@ -121,12 +121,12 @@ def show(
         Path, typer.Argument(help="safetensors, a gguf control vector, or a folder of repsteer")
     ],
     counting: Annotated[
-        str, typer.Option(help="how it counts layers, if it does not say: decoder, or "
+        str, typer.Option(help="how the file counts layers, if it does not say: decoder or "
                                "hidden_states")
     ] = "file",
     as_json: AsJson = False,
 ) -> None:  # fmt: skip
-    """Show the vectors in a file: layers (from 0), lengths, how like the one before, manifest.
+    """Show the vectors in a file: layers (from 0), lengths, likeness to the one before, manifest.
 
     Example: lvlm-fix vectors show vectors.safetensors
     """

@@ -1,3 +1,3 @@
-"""Vectors that steer the hidden states, one for each of some layers: what they are, the files that
-hold them, and how they are made.
+"""Vectors that steer the hidden states, one per layer for some layers: what they are, the files
+that hold them, and how to make them.
 """

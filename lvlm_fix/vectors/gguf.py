@@ -44,7 +44,7 @@ class _Bytes:
         """A string behind its length."""
         size = self.take("Q")
         if size > len(self.data) - self.place:
-            raise ValueError("a string goes beyond its end")
+            raise ValueError("a string runs past the end of the file")
         self.place += size
         return self.data[self.place - size : self.place].decode()
 
@@ -55,7 +55,7 @@ class _Bytes:
         if kind == ARRAY:
             inner, count = self.take("I"), self.take("Q")
             if count > len(self.data):
-                raise ValueError("an array goes beyond its end")
+                raise ValueError("an array runs past the end of the file")
             return [self.value(inner) for _ in range(count)]
         if kind not in SCALARS:
             raise ValueError(f"a value of unknown type {kind}")
@@ -107,7 +107,7 @@ def _text(text: str) -> bytes:
 def _read(file: _Bytes) -> tuple[dict[int, Tensor], dict[str, str]]:
     file.place = len(MAGIC)
     if (version := file.take("I")) not in (2, 3):
-        raise ValueError(f"gguf of version {version}, and 2 and 3 are known")
+        raise ValueError(f"gguf of version {version}; only 2 and 3 are known")
     tensors, fields = file.take("Q"), file.take("Q")
     about: dict[str, Any] = {}
     for _ in range(fields):
@@ -129,9 +129,9 @@ def _read(file: _Bytes) -> tuple[dict[int, Tensor], dict[str, str]]:
     for name, layer, count, offset in places:
         part = file.data[start + offset : start + offset + 4 * count]
         if layer in found:
-            raise ValueError(f"tensor {name!r} is there twice")
+            raise ValueError(f"tensor {name!r} appears twice")
         if len(part) < 4 * count:
-            raise ValueError(f"tensor {name!r} goes beyond the file's end")
+            raise ValueError(f"tensor {name!r} runs past the end of the file")
         found[layer] = torch.frombuffer(bytearray(part), dtype=torch.float32)
     return found, {key: str(value) for key, value in about.items()}
 

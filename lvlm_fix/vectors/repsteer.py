@@ -29,7 +29,7 @@ def read(folder: Path) -> tuple[dict[int, Tensor], dict[str, str]]:
     for name in (MANIFEST, TENSORS):
         held = sha256((folder / name).read_bytes()).hexdigest()
         if str(sums["files"][name]).removeprefix("sha256:") != held:
-            raise ValueError(f"{name} is not the file that {SUMS} was made of")
+            raise ValueError(f"{name} is not the file that {SUMS} was made from")
     manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text())
     if (kind := manifest["artifact_type"]) != "direction":
         raise ValueError(f"{MANIFEST}: artifact_type {kind!r} is not understood, only 'direction'")

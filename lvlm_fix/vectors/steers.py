@@ -1,4 +1,4 @@
-"""`Steers`: a method that goes by vectors from a file."""
+"""`Steers`: a method that reads vectors from a file."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ __all__ = ["Steers"]
 class Steers(Method):
     """Base of the methods that steer by vectors, in the layers that have one.
 
-    Raises `DataError` naming file and key where the file cannot be read, and for a layer that it
-    or the model has not; `SettingError` where no file is named.
+    Raises `DataError`, which names file and key, if the file cannot be read or if it or the model
+    lacks a layer; `SettingError` if no file is named.
     """
 
     vectors: str | Vectors = setting(
         "", "vectors: safetensors, a gguf control vector, or a folder of repsteer", "ours"
     )
     counting: str = setting(
-        "file", "how the file counts layers, where it does not say it", "ours",
+        "file", "how the file counts layers, if it does not say", "ours",
         options=("file", *COUNTINGS),
     )  # fmt: skip
     layers: tuple[int, ...] | None = setting(
@@ -42,13 +42,13 @@ class Steers(Method):
 
     @cached_property
     def read(self) -> Vectors | None:
-        """The vectors by decoder layer; None where none are named."""
+        """The vectors by decoder layer; None if none are named."""
         if isinstance(self.vectors, str):
             return Vectors.load(self.vectors, self.counting) if self.vectors else None
         return self.vectors
 
     def given(self) -> Vectors:
-        """The vectors. Raises `SettingError` where none are named."""
+        """The vectors. Raises `SettingError` if none are named."""
         if self.read is None:
             name = self.method_name()
             raise SettingError(

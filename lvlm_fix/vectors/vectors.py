@@ -33,7 +33,7 @@ PICKLES = (".pt", ".pth", ".bin", ".pkl", ".pickle")
 
 @dataclass(eq=False)  # not frozen: a compiler would hash a frozen one by its tensors
 class Vectors:
-    """One vector for each of some layers, counted from 0 at the embeddings; `about` is the
+    """One vector per layer for some layers, counted from 0 at the embeddings; `about` is the
     manifest.
 
     Raises `DataError` naming source and layer: for no vectors, one that is not a row of finite
@@ -76,10 +76,10 @@ class Vectors:
         return {layer: float(row.float().norm()) for layer, row in sorted(self.rows.items())}
 
     def save(self, path: str | Path) -> None:
-        """Write atomically: as safetensors, `layer.N`, the manifest as metadata; or, where the name
-        ends in `.gguf`, as a control vector, which has no place for layer 0.
+        """Write atomically: as safetensors (`layer.N`, with the manifest as metadata), or, if the
+        name ends in `.gguf`, as a control vector, which has no place for layer 0.
 
-        Raises `DataError` where there is nothing but layer 0.
+        Raises `DataError` if such a file would hold only layer 0.
         """
         if Path(path).suffix == ".gguf":
             if self.tower:
@@ -97,12 +97,12 @@ class Vectors:
 
     @classmethod
     def load(cls, path: str | Path, counting: str = "file") -> Vectors:
-        """Read a safetensors file (a vector a layer, or one tensor of layers × width), a gguf
+        """Read a safetensors file (one vector per layer, or one tensor of layers × width), a gguf
         control vector or a folder of repsteer.
 
         Args:
             path: the file or folder.
-            counting: how its layers are counted, of `COUNTINGS`; "file": as it says itself.
+            counting: how its layers are counted, one of `COUNTINGS`; "file": as the file says.
 
         Raises `DataError` naming the file, and the key that is not understood.
         """
@@ -178,7 +178,7 @@ def _read(path: Path) -> tuple[dict[int, Tensor], dict[int, Tensor], dict[str, s
         raise ValueError(f"its keys are of several kinds: {', '.join(sorted(found))}")
     numbers = {key: int(number) for key, (_, number) in found.items()}
     if len(set(numbers.values())) < len(numbers):
-        raise ValueError(f"two of its keys are of one layer: {', '.join(sorted(found))}")
+        raise ValueError(f"two of its keys are for the same layer: {', '.join(sorted(found))}")
     return {number: tensors[key] for key, number in numbers.items()}, tower, about
 
 

@@ -65,7 +65,7 @@ class _State(State):
         if self.cache is None or self.mask is None:
             return
         if prompt:
-            raise InputError("a second branch cannot follow a cut into the prompt: pass it anew")
+            raise InputError("a second branch cannot follow a cut into the prompt: pass it again")
         self.cache.crop(-columns)
         self.mask = self.mask[:, :-columns]
 

@@ -39,8 +39,8 @@ class DisturbedPrompt(View):
             tokenizer = AutoTokenizer.from_pretrained(model.name_or_path, trust_remote_code=False)
         except (OSError, ValueError) as error:
             raise ModelError(
-                f"there is no tokenizer at {model.name_or_path!r} to read {self.words!r} with; give"
-                " its token ids"
+                f"no tokenizer was found at {model.name_or_path!r} to read {self.words!r} with; "
+                "give its token ids"
             ) from error
         tokens = tuple(tokenizer.encode(self.words, add_special_tokens=False))
         return replace(

@@ -81,7 +81,7 @@ class _State(State):
     def cut(self, columns: int, *, prompt: bool) -> None:
         """What was clipped in place is clipped again, pass by pass."""
         if prompt:
-            raise InputError("evidence of words cannot follow a cut into the prompt: pass it anew")
+            raise InputError("evidence of words cannot follow a cut into the prompt: pass it again")
         self.length -= columns
         self.scores = self.prompted
         order = torch.arange(self.behind.shape[1], device=self.behind.device)

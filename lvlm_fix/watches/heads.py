@@ -74,7 +74,7 @@ class PickedHeads(Watch["Picked | None"]):
         if self.rule is not None:
             return _Ruled(self, self.rule)
         if self.table is None:
-            raise SettingError("heads are picked by a rule or by a table: give one of them")
+            raise SettingError("heads are picked by a rule or by a table: give only one of them")
         heads = host.family.decoder.config.num_attention_heads
         return _Given(self, *picked_by_table(self, len(host.family.layers), heads))
 

@@ -33,8 +33,8 @@ class HiddenKeys:
     def __init__(self, now: Pass, share: float, layer: int) -> None:
         if now.prompt_rows and now.last is None:
             raise InputError(
-                "what the image is seen by is known at a prompt's end, and this one came in parts:"
-                " leave prefill_chunk_size off"
+                "which rows see the image is known only at the prompt's end, but this prompt came"
+                " in parts: leave prefill_chunk_size off"
             )
         self._layer, self._reached = layer, set[int]()
         self._image = wide(now.text.shown[:, : now.end], now.end)  # batch columns

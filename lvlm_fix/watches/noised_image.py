@@ -40,7 +40,7 @@ class NoisedImage(View):
         n = inputs.beams
         if n > 1 and not torch.equal(inputs.ids[::n].repeat_interleave(n, dim=0), inputs.ids):
             raise InputError(
-                "noise on the image follows beams through the cache alone: leave use_cache on"
+                "noise on the image follows beams only through the cache: leave use_cache on"
             )
         more = {
             name: value[::n] if name.endswith("token_type_ids") and value is not None else value

@@ -28,6 +28,6 @@ def check_photos(now: Pass, what: str) -> None:
     """Raise `InputError` where a further turn brings a photo: `what` is known of earlier ones."""
     if now.prompt_rows and now.text.shown[:, now.start :].any():
         raise InputError(
-            f"a photo came behind the first answer, and {what} is known of those before it: pass"
-            " the whole conversation at once"
+            f"a photo came after the first answer, but {what} is known only for earlier photos:"
+            " pass the whole conversation at once"
         )

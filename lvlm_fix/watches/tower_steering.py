@@ -86,5 +86,5 @@ class _Live(Live[None]):
         passed = self._local.__dict__.pop("passed", False)
         if bool(here.any()) and not passed:
             raise InputError(
-                "the photos did not pass the vision tower: give pixel values, not finished features"
+                "the photos did not pass the vision tower: give pixel values, not features"
             )

@@ -98,7 +98,7 @@ def test_why_nothing_is_shared(asker: lf.Asker, photos: list[Path]) -> None:
     given = asker.pass_over(prepare(*_pair(asker), [lf.open_image(photos[0])], [DESCRIBE]))
     cache = cache_in(given)
     assert unshared(model, family, cache, given) == ""
-    assert "behind" in unshared(model, family, cache, given | {"token_type_ids": None})
+    assert "follows" in unshared(model, family, cache, given | {"token_type_ids": None})
     assert "no cache" in unshared(model, family, None, given)
 
 

@@ -103,9 +103,9 @@ def test_a_file_that_is_no_case_is_refused(photos: list[Path]) -> None:
     Image.new("RGB", (8, 8)).save(jpeg, "JPEG")
     found = case.read(page.encode()).photo
     for data, message in (
-        (b"", "is no case"),
-        (b"\xff\xfe\x00", "is no case"),
-        (page[: len(page) - 400].encode(), "is no case"),
+        (b"", "is not a case"),
+        (b"\xff\xfe\x00", "is not a case"),
+        (page[: len(page) - 400].encode(), "is not a case"),
         ((case.OPEN + "{" + case.CLOSE).encode(), "damaged"),
         (b"x" * (case.BYTES + 1), "larger than 20 MB"),
         (page.replace(found, "%%").encode(), "base64"),

@@ -217,7 +217,7 @@ def test_two_methods_stand_side_by_side_and_the_case_goes_through_a_file(
     assert describe(other) == texts  # the same pixels, the same settings
     (tmp_path / "wrong.html").write_text("no case")
     other.set_input_files(OPEN, tmp_path / "wrong.html")
-    other.wait_for_selector("#status-case .error:has-text('is no case')")
+    other.wait_for_selector("#status-case .error:has-text('is not a case')")
     assert tuple(other.inner_text(f"#{side} .text p") for side in ("before", "after")) == texts
     other.goto((tmp_path / "case.html").as_uri())  # and any browser shows it
     assert texts[0][:20] in other.inner_text("main")

@@ -201,7 +201,7 @@ def test_the_control_is_one_row_of_the_table_and_part_of_the_page(tmp_path: Path
         1,
         1,
     )  # of both splits
-    with pytest.raises(DataError, match="one run of chair"):
+    with pytest.raises(DataError, match="one chair run"):
         call("table", tmp_path / "chair", tmp_path / "chair")
 
 

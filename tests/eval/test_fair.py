@@ -115,7 +115,7 @@ def test_the_tables_fit_80_columns_and_no_heading_is_cut(tmp_path: Path) -> None
     assert max(map(len, text.splitlines())) <= 80
     for heading in ("CHAIR_I", "recall", "F1", "words", "distinct_3", "equal recall", "with ask"):
         assert heading in text
-    assert "It does not follow" in text
+    assert "This does not show" in text
     assert set(result["controls_asked"]) - set(result["controls"]) == {"none+ask:use=drop"}
     picture(result, tmp_path / "picture.png")
     assert (tmp_path / "picture.png").stat().st_size > 1000

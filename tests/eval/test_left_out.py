@@ -1,4 +1,4 @@
-"""Photos that break: left out of a run and named; all else is done, and they can be mended."""
+"""Photos that break: left out of a run and named; the rest is done, and they can be mended."""
 
 import json
 import sys
@@ -184,7 +184,7 @@ def test_the_command_names_broken_photos_at_the_end_and_its_status_says_so(
         assert list(json.loads(done.stdout)["left_out"]) == ["2"]
         assert "photo 2: '" in done.stderr and "cannot be read as an image" in done.stderr
         assert done.stderr.splitlines()[-1].startswith(
-            "lvlm-fix: 1 of 3 photos are broken and have no text; all else is done."
+            "lvlm-fix: 1 of 3 photos are broken and have no text; everything else is done."
         )
     Image.new("RGB", (40, 30)).save(data / "images" / "000000000002.jpg")
     done = CliRunner().invoke(app, list(map(str, words)))

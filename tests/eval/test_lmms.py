@@ -134,7 +134,7 @@ def test_data_for_the_tasks(lvlm, tmp_path: Path) -> None:
     for task, found in rows.items():
         assert all((tmp_path / "out" / task / "test" / row["file_name"]).is_file() for row in found)
     code, _, err = lvlm(*words)
-    assert code == 2 and "is there already" in err
+    assert code == 2 and "exists already" in err
     (photos / f"{2:012d}.jpg").unlink()
     (photos / "splits.json").write_text('{"two": [1, 2]}')
     code, _, err = lvlm(

@@ -107,7 +107,7 @@ def test_the_command_and_the_check_say_so(file: Path, tmp_path: Path) -> None:
     words = ["score", "chair", "--captions", str(captions), "--truth", str(file), "--json"]
     done = CliRunner().invoke(app, words)
     assert json.loads(done.stdout)["chair_i"] == 0.5
-    assert "1 mentions are of objects that nobody looked for" in done.stderr
+    assert "1 mentions name objects that nobody looked for" in done.stderr
     (row,) = check([file])
     assert (row["kind"], row["rows"]) == ("truth", 2)
     assert row["odd"] == ["2 photos in which nobody looked for some objects: 36, 37"]

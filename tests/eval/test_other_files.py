@@ -135,7 +135,10 @@ def test_answers_are_read_and_never_what_is_right_in_their_place(kind: str, tmp_
             "needs a text under",
         ),
         ('{"question_id": 1, "resps": [["Yes"]]}', "record 1 .*needs a text under 'prediction'"),
-        ('{"question_id": 1, "answer": "Yes"}\n{"question_id": 1, "answer": "No"}', "comes twice"),
+        (
+            '{"question_id": 1, "answer": "Yes"}\n{"question_id": 1, "answer": "No"}',
+            "appears twice",
+        ),
         ("a;b\n1;2\n", "record 1 .*'question_id'"),
         ("PK\x03\x04", "neither JSON nor a table"),
         ('{"question_id": 1, "answer": "Yes"}\n{"question_id": 2, "ans', "line 2 is damaged"),

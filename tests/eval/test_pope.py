@@ -93,7 +93,7 @@ def test_an_empty_file_or_an_unknown_id_is_an_error(tmp_path: Path) -> None:
     for text, message in {
         "": "no records",
         '{"question_id": 1, "text": "yes"}\n{"question_id": 1, "text": "no"}\n': (
-            "question_id 1 comes twice"
+            "question_id 1 appears twice"
         ),
         '{"question_id": 1, "text": "yes"}\n{"question_id": 2, "te': "line 2 is damaged",
         '{"question_id": 1}\n': "needs a text",

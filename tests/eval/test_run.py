@@ -207,7 +207,7 @@ def test_lost_or_doubled_samples_are_found(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="22 of 23"):
         load(tmp_path / "run")
     path.write_text("".join([*lines, lines[0]]))
-    with pytest.raises(DataError, match="comes twice"):
+    with pytest.raises(DataError, match="appears twice"):
         load(tmp_path / "run")
 
 
@@ -274,7 +274,7 @@ def test_ctrl_c_says_how_to_go_on(tmp_path: Path, capsys: pytest.CaptureFixture[
     with pytest.raises(SystemExit) as stop, resumable(tmp_path):
         raise KeyboardInterrupt
     assert stop.value.code == 130
-    assert f"stays in {tmp_path}, and the same command goes on" in capsys.readouterr().err
+    assert f"stays in {tmp_path}; give the same command again to resume" in capsys.readouterr().err
 
 
 def test_the_bar_tells_rate_and_time_left() -> None:

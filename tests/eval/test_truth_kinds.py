@@ -66,7 +66,7 @@ def test_a_damaged_voc_file_is_named_with_its_line(tmp_path: Path) -> None:
             truth_of(tmp_path, None)
     voc(tmp_path, "000005.xml", "dog")
     voc(tmp_path, "2008_000005.xml", "dog")
-    with pytest.raises(DataError, match="both of photo 5"):
+    with pytest.raises(DataError, match="both for photo 5"):
         truth_of(tmp_path, None)
     voc(tmp_path, "cat.xml", "dog")
     with pytest.raises(DataError, match=r"cat\.xml.* has no number"):

@@ -112,7 +112,7 @@ def test_a_copied_cache_is_not_turned_again_and_the_first_rows_stay() -> None:
                 for one in (cache, other)
             ]
             assert torch.equal(cache.layers[1].keys[:, :, :-1], kept)
-            with pytest.raises(lf.InputError, match="pass it anew"):
+            with pytest.raises(lf.InputError, match="pass it again"):
                 cache.crop(-9)
         torch.testing.assert_close(*found)
 

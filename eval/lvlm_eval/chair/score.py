@@ -51,7 +51,7 @@ def judge(
     if unknown:
         raise DataError(
             f"the objects of {len(unknown)} of {len(captions)} photos are unknown (first:"
-            f" {unknown[0]}); give the truth file of these photos"
+            f" {unknown[0]}); give the truth file for these photos"
         )
     return [_judged(key, text, truth[key], dialect) for key, text in captions.items()]
 

@@ -34,7 +34,7 @@ def make(
     Example: lvlm-fix eval lmms lvlm_fix_data --data coco --split test --limit 100
     """
     if out.exists():
-        raise DataError(f"{str(out)!r} is there already; name a new folder")
+        raise DataError(f"{str(out)!r} exists already; name a new folder")
     samples, photos, known = draw("chair", data, images, truth, [], None, split, limit, seed)
     ids = [record["image_id"] for record in samples[""]]
     all_there(ids, photos)
