@@ -26,7 +26,7 @@ install: .venv/installed
 	touch $@
 
 caption: install ## describe a photo before and after; IMAGE=path takes another
-	$(BIN)/lvlm-fix caption "$(IMAGE)"
+	$(BIN)/lvlm-fix caption "$(IMAGE)" --method guide
 
 demo: install .venv/demo ## the page, on http://127.0.0.1:7860
 	$(BIN)/lvlm-fix demo
