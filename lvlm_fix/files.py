@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lvlm_fix.errors import DataError
 
-__all__ = ["write_whole", "written_whole"]
+__all__ = ["can_be_written", "write_whole", "written_whole"]
 
 
 @contextmanager
@@ -46,3 +46,21 @@ def write_whole(path: str | Path, content: str | bytes) -> None:
     data = content.encode() if isinstance(content, str) else content
     with written_whole(path) as part:
         part.write_bytes(data)
+
+
+def can_be_written(path: Path) -> Path:
+    """The path, for work that writes it at its end; its folder is made.
+
+    Raises `DataError` now if it cannot be written.
+    """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        return path  # a device or a pipe
+    folder = path.resolve().parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"cannot write {path}: {error.strerror}") from error
+    if path.is_dir() or not os.access(folder, os.W_OK):
+        reason = "it is a folder" if path.is_dir() else "its folder takes no files"
+        raise DataError(f"cannot write {path}: {reason}")
+    return path

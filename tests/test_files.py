@@ -6,12 +6,13 @@ import json
 import os
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 
 from lvlm_fix.errors import DataError
-from lvlm_fix.files import write_whole, written_whole
+from lvlm_fix.files import can_be_written, write_whole, written_whole
 
 
 def test_a_file_is_replaced_whole_and_a_link_is_followed(tmp_path: Path) -> None:
@@ -90,3 +91,18 @@ def test_ctrl_c_is_one_line_while_a_command_is_loaded(
     monkeypatch.setattr("importlib.metadata.EntryPoint.load", stop)
     code, _, err = lvlm("eval", "check", "captions.jsonl")
     assert (code, err) == (130, "lvlm-fix: stopped\n")
+
+
+@pytest.mark.parametrize("out", [".", "file/heads.json"])
+def test_what_cannot_be_written_is_told_before_the_work(
+    tmp_path: Path, lvlm: Any, out: str
+) -> None:
+    (tmp_path / "file").write_text("")
+    command = ["heads", "score", "--images", tmp_path / "photos-that-are-not-there"]
+    code, printed, errors = lvlm(*command, "--out", tmp_path / out)
+    assert code == 2 and not printed
+    assert errors.startswith("lvlm-fix: cannot write") and len(errors.splitlines()) == 1
+
+
+def test_the_folder_of_what_is_written_is_made(tmp_path: Path) -> None:
+    assert can_be_written(tmp_path / "new" / "deep" / "heads.json").parent.is_dir()

@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from lvlm_fix.files import can_be_written
+
 __all__ = ["app"]
 
 app = typer.Typer(
@@ -45,7 +47,7 @@ def demo(
 @app.command()
 def picture(
     photo: Annotated[Path, typer.Argument(help="a photo")],
-    out: Annotated[Path, typer.Option(help="the PNG to write")],
+    out: Annotated[Path, typer.Option(help="the PNG to write", callback=can_be_written)],
     model: Model = "tiny",
     method: Annotated[str, typer.Option(help="methods joined by +, in order")] = "var+vhr",
     set_: Annotated[

@@ -44,7 +44,7 @@ from lvlm_eval.serve import carry_out, expand
 from lvlm_eval.table import table
 from lvlm_eval.tuning import tune_command
 from lvlm_fix.errors import SettingError
-from lvlm_fix.files import write_whole
+from lvlm_fix.files import can_be_written, write_whole
 from lvlm_fix.models import DESCRIBE
 from lvlm_fix.objects.extract import Dialect
 from lvlm_fix.tools.cli import settings_of
@@ -179,7 +179,7 @@ def check_command(
 def questions(
     truth: Annotated[Path, typer.Option(help="objects file, or a COCO folder")],
     split: Annotated[str, typer.Option(help="random, popular or adversarial")],
-    out: Annotated[Path, typer.Option(help="the question file to write")],
+    out: Annotated[Path, typer.Option(help="the question file to write", callback=can_be_written)],
     ids: Annotated[
         str | None, typer.Option(help="file.json or file.json:name; default: every photo")
     ] = None,
@@ -388,7 +388,7 @@ def table_command(
 @app.command()
 def report(
     run: Annotated[Path, typer.Argument(help="a finished run folder", metavar="RUN")],
-    out: Annotated[Path, typer.Option(help="the page to write")],
+    out: Annotated[Path, typer.Option(help="the page to write", callback=can_be_written)],
     dialect: DialectName = "published",
     rule: RuleName = "published",
 ) -> None:

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import track
 
 from lvlm_fix.errors import DataError, SettingError
-from lvlm_fix.files import write_whole
+from lvlm_fix.files import can_be_written, write_whole
 
 __all__ = ["app"]
 
@@ -30,7 +30,9 @@ def group() -> None:
 @app.command()
 def calibrate(
     images: Annotated[Path, typer.Option(help="a folder of photos, named <id>.jpg")],
-    out: Annotated[Path, typer.Option(help="the calibration to write (JSON)")],
+    out: Annotated[
+        Path, typer.Option(help="the calibration to write (JSON)", callback=can_be_written)
+    ],
     truth: Annotated[
         Path | None,
         typer.Option(help="objects file: image id -> objects; without one, only a threshold"),
@@ -117,7 +119,9 @@ def objects(
             help="COCO captions (JSON), or texts with one caption a line", metavar="CAPTIONS..."
         ),
     ],
-    out: Annotated[Path, typer.Option(help="the list to write, one word a line")],
+    out: Annotated[
+        Path, typer.Option(help="the list to write, one word a line", callback=can_be_written)
+    ],
     ids: Annotated[str | None, typer.Option(help="file.json:name, photos of COCO captions")] = None,
     count: Annotated[int, typer.Option(help="how many words", min=1)] = 80,
 ) -> None:

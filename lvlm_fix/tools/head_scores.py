@@ -12,6 +12,7 @@ from rich.progress import track
 from rich.table import Table
 
 from lvlm_fix.errors import DataError, SettingError
+from lvlm_fix.files import can_be_written
 from lvlm_fix.prompts import DESCRIBE
 from lvlm_fix.tools.options import AsJson, Model, emit, err, out
 
@@ -23,7 +24,9 @@ app = typer.Typer(no_args_is_help=True, help="Score attention heads, and look at
 @app.command("score")
 def heads_score(
     images: Annotated[Path, typer.Option(help="a folder of photos")],
-    out_: Annotated[Path, typer.Option("--out", help="the table to write (JSON)")],
+    out_: Annotated[
+        Path, typer.Option("--out", help="the table to write (JSON)", callback=can_be_written)
+    ],
     model: Model = "tiny",
     metric: Annotated[
         str,
@@ -87,7 +90,9 @@ def heads_score(
 def heads_curves(
     images: Annotated[Path, typer.Option(help="a folder of photos, named <id>.jpg")],
     truth: Annotated[Path, typer.Option(help="objects file: image id -> objects")],
-    out_: Annotated[Path, typer.Option("--out", help="the curves to write (JSON)")],
+    out_: Annotated[
+        Path, typer.Option("--out", help="the curves to write (JSON)", callback=can_be_written)
+    ],
     model: Model = "tiny",
     ids: Annotated[str | None, typer.Option(help="file.json:name, a list of ids")] = None,
     limit: Annotated[int | None, typer.Option(help="only the first photos by id")] = None,

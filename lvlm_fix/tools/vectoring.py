@@ -14,6 +14,7 @@ from rich.progress import track
 from rich.table import Table
 
 from lvlm_fix.errors import DataError, SettingError
+from lvlm_fix.files import can_be_written
 from lvlm_fix.prompts import DESCRIBE
 
 if TYPE_CHECKING:
@@ -36,7 +37,11 @@ def group() -> None:
 def make(
     images: Annotated[Path, typer.Option(help="folder of the texts' photos")],
     out: Annotated[
-        Path, typer.Option(help="the vectors to write: .safetensors, or .gguf without layer 0")
+        Path,
+        typer.Option(
+            help="the vectors to write: .safetensors, or .gguf without layer 0",
+            callback=can_be_written,
+        ),
     ],
     words: Annotated[
         Path | None,
