@@ -18,7 +18,7 @@ NOT_HERE = {
     r"^(serve|demo)": "runs until it is stopped: test_serve.py and demo/test_page.py start it",
     r"nullu": "needs pairs of captions: test_nullu.py makes some",
     r"^bench": "takes minutes: test_bench.py runs it small",
-    r"^eval (run|compare|report|table)": "needs COCO and minutes: eval/test_commands.py",
+    r"^eval (run|compare|report|table|lmms)": "needs COCO and minutes: eval/test_commands.py",
     r"^--install-completion": "changes the shell of whoever runs it",
     r"\$|shared/|runs/": "needs COCO, or what a long run left",
 }
