@@ -30,7 +30,7 @@ class Results:
     """A document that is written whole after each change."""
 
     def __init__(self, file: Path, seconds: float) -> None:
-        self.file, self._start, self._lock = file, time.monotonic(), threading.Lock()
+        self.file, self._start, self.writing = file, time.monotonic(), threading.RLock()
         self.document: dict[str, Any] = {"items": {}, "failures": {}, "not_done": [], "took": {}}
         self._seconds = seconds
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -41,7 +41,7 @@ class Results:
 
     def save(self) -> None:
         """Write it; a reader finds the old file or the new one."""
-        with self._lock:
+        with self.writing:
             self.document["seconds"] = round(time.monotonic() - self._start, 1)
             part = self.file.with_suffix(".part")
             part.write_text(json.dumps(self.document, indent=1) + "\n")
@@ -112,9 +112,12 @@ def _run(results: Results, name: str, item: Any) -> None:
 
 def _stop(results: Results) -> None:
     """The time is over: write what was found, whatever is running."""
-    results.save()
-    print("gpucheck: the time is over", flush=True)
-    os._exit(3)
+    with results.writing:  # nobody else may be in the middle of it when the process ends
+        try:
+            results.save()
+            print("gpucheck: the time is over", flush=True)
+        finally:
+            os._exit(3)
 
 
 if __name__ == "__main__":
