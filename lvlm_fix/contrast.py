@@ -14,7 +14,14 @@ from torch import Tensor
 
 from lvlm_fix.method import AtToken, Method, Watch, setting
 
-__all__ = ["Contrast", "contrasted", "divergence", "plausible", "refined"]
+__all__ = [
+    "Contrast",
+    "added_or_contrasted",
+    "contrasted",
+    "divergence",
+    "plausible",
+    "refined",
+]
 
 
 def plausible(
@@ -37,6 +44,23 @@ def contrasted(
     return ((1 + strength) * logits - strength * other).masked_fill(
         ~plausible(logits, share), -math.inf
     )
+
+
+def added_or_contrasted(
+    logits: Float[Tensor, "batch vocabulary"],
+    other: Float[Tensor, "batch vocabulary"],
+    agree: Bool[Tensor, "batch one"],
+    agreeing: float,
+    strength: float,
+    share: float,
+) -> Float[Tensor, "batch vocabulary"]:
+    """`l + α₁·l'` where both agree, otherwise `(1+α₂)·l − α₂·l'`; tokens that are not plausible in
+    `logits` get −inf.
+    """
+    mixed = torch.where(
+        agree, logits + agreeing * other, (1 + strength) * logits - strength * other
+    )
+    return mixed.masked_fill(~plausible(logits, share), -math.inf)
 
 
 def refined(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lvlm_fix.errors import DataError
 
-__all__ = ["can_be_written", "write_whole", "written_whole"]
+__all__ = ["can_be_written", "with_folder", "write_whole", "written_whole"]
 
 
 @contextmanager
@@ -55,12 +55,17 @@ def can_be_written(path: Path) -> Path:
     """
     if path.exists() and not path.is_file() and not path.is_dir():
         return path  # a device or a pipe
-    folder = path.resolve().parent
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(f"cannot write {path}: {error.strerror}") from error
+    folder = with_folder(path).resolve().parent
     if path.is_dir() or not os.access(folder, os.W_OK):
         reason = "it is a folder" if path.is_dir() else "its folder takes no files"
         raise DataError(f"cannot write {path}: {reason}")
+    return path
+
+
+def with_folder(path: Path) -> Path:
+    """The path, its folder made. Raises `DataError` if that cannot be made."""
+    try:
+        path.resolve().parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"cannot write {path}: {error.strerror}; it is as it was") from error
     return path

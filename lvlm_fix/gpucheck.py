@@ -21,6 +21,8 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from lvlm_fix.files import write_whole
+
 __all__ = ["main"]
 
 SPARE = 3.0  # seconds before the end of the time
@@ -43,9 +45,7 @@ class Results:
         """Write it; a reader finds the old file or the new one."""
         with self.writing:
             self.document["seconds"] = round(time.monotonic() - self._start, 1)
-            part = self.file.with_suffix(".part")
-            part.write_text(json.dumps(self.document, indent=1) + "\n")
-            os.replace(part, self.file)
+            write_whole(self.file, json.dumps(self.document, indent=1) + "\n")
 
 
 def main() -> None:

@@ -57,6 +57,7 @@ def test_it_ends_in_time_and_what_was_found_is_whole(tmp_path: Path) -> None:
     assert done.returncode in (0, 3)
     found = json.loads((tmp_path / "gpucheck.json").read_text())
     assert found["not_done"] and not (tmp_path / "gpucheck.part").exists()
+    assert [*tmp_path.iterdir()] == [tmp_path / "gpucheck.json"]
 
 
 def test_a_failing_item_keeps_its_rows_and_ends_no_other(tmp_path: Path) -> None:

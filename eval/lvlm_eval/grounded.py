@@ -25,6 +25,7 @@ from lvlm_eval.options import (
     Prompt,
     Revision,
     Seed,
+    Split,
     TruthFile,
 )
 from lvlm_eval.run import all_there, commit_of, draw
@@ -41,7 +42,7 @@ def grounding_command(
     revision: Revision = None,
     images: Images = None,
     truth: TruthFile = None,
-    split: Annotated[str | None, typer.Option(help="a list in DATA/splits.json")] = None,
+    split: Split = None,
     ids: Ids = None,
     limit: Limit = None,
     batch_size: BatchSize = 8,

@@ -21,7 +21,7 @@ from typing import Any, cast
 
 from lvlm_eval.samples import unwrapped
 from lvlm_fix.errors import DataError
-from lvlm_fix.files import write_whole
+from lvlm_fix.files import with_folder, write_whole
 from lvlm_fix.images import SUFFIXES
 
 __all__ = [
@@ -230,25 +230,17 @@ def append(path: Path, records: Iterable[Record]) -> None:
 
 def write(path: Path, records: Iterable[Record]) -> None:
     """Write JSON lines; the old file stands until the new one is whole."""
-    _replace(path, "".join(dumps(record) + "\n" for record in records))
+    write_whole(with_folder(path), "".join(dumps(record) + "\n" for record in records))
 
 
 def write_json(path: Path, document: Mapping[str, Any]) -> None:
     """Write one JSON document; the old file stands until the new one is whole."""
-    _replace(path, json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+    write_whole(with_folder(path), json.dumps(document, indent=1, ensure_ascii=False) + "\n")
 
 
 def dumps(record: Mapping[str, Any]) -> str:
     """One line of JSON."""
     return json.dumps(record, ensure_ascii=False)
-
-
-def _replace(path: Path, text: str) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(f"cannot write {path}: {error.strerror}; it is as it was") from error
-    write_whole(path, text)
 
 
 def _text(path: Path) -> str:

@@ -21,7 +21,6 @@ from lvlm_fix.errors import InputError, ModelError
 
 __all__ = [
     "edited_rows",
-    "raw_logits",
     "row_logits",
     "row_options",
     "seen_logits",

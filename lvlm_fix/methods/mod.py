@@ -23,7 +23,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lvlm_fix.contrast import plausible
+from lvlm_fix.contrast import added_or_contrasted, plausible
 from lvlm_fix.method import AtToken, Method, Watch, setting
 from lvlm_fix.watches import Branch, FirstToken, MostSeen
 
@@ -78,14 +78,8 @@ class MoD(Method):
         self, logits: Float[Tensor, "batch vocabulary"], at: AtToken
     ) -> Float[Tensor, "batch vocabulary"]:
         own = logits.float()
-        likely = plausible(own, self.plausible)
         if not self.agreeing and not self.contrast:
-            return own.masked_fill(~likely, -torch.inf)
+            return own.masked_fill(~plausible(own, self.plausible), -torch.inf)
         other = at[self.branch()].float()
         agree = (at[FirstToken(self.branch())] < self.threshold)[:, None]
-        mixed = torch.where(
-            agree,
-            own + self.agreeing * other,
-            (1 + self.contrast) * own - self.contrast * other,
-        )
-        return mixed.masked_fill(~likely, -torch.inf)
+        return added_or_contrasted(own, other, agree, self.agreeing, self.contrast, self.plausible)

@@ -22,7 +22,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lvlm_fix.contrast import plausible
+from lvlm_fix.contrast import added_or_contrasted, plausible
 from lvlm_fix.method import AtToken, Method, Watch, setting
 from lvlm_fix.watches import TextualLayer
 
@@ -68,14 +68,10 @@ class ONLY(Method):
         self, logits: Float[Tensor, "batch vocabulary"], at: AtToken
     ) -> Float[Tensor, "batch vocabulary"]:
         own = logits.float()
-        likely = plausible(own, self.plausible)
         if not self.agreeing and not self.contrast:
-            return own.masked_fill(~likely, -torch.inf)
+            return own.masked_fill(~plausible(own, self.plausible), -torch.inf)
         other = at[TextualLayer()].float().to(own.device)
         apart = (own.softmax(-1) - other.softmax(-1)).abs().sum(-1, keepdim=True)
-        mixed = torch.where(
-            apart < self.threshold,
-            own + self.agreeing * other,
-            (1 + self.contrast) * own - self.contrast * other,
+        return added_or_contrasted(
+            own, other, apart < self.threshold, self.agreeing, self.contrast, self.plausible
         )
-        return mixed.masked_fill(~likely, -torch.inf)

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from lvlm_fix.core.at import AtToken, Host, Live, Watch
+from lvlm_fix.core.at import AtToken, Host, Watch
 from lvlm_fix.core.attached import Attached
 from lvlm_fix.core.text import Pass
 from lvlm_fix.errors import ModelError
+from lvlm_fix.watches.read_out import ReadOut, close
 
 __all__ = ["EarlyLayers"]
 
@@ -31,7 +32,7 @@ class EarlyLayers(Watch["Float[Tensor, 'batch layers vocabulary']"]):
         return _Live(self, host)
 
 
-class _Live(Live[Float[Tensor, "batch layers vocabulary"]]):
+class _Live(ReadOut[Float[Tensor, "batch layers vocabulary"]]):
     def __init__(self, watch: EarlyLayers, host: Host) -> None:
         super().__init__(watch)
         self._layers, self._normed, self._host = watch.layers, watch.norm, host
@@ -43,9 +44,6 @@ class _Live(Live[Float[Tensor, "batch layers vocabulary"]]):
                 f"{type(host.model).__name__}: early layers cannot be read, its {missing} was not "
                 "found"
             )
-        self._found: dict[int, Tensor] = {}  # of the pass that runs
-        self._kept: dict[int, Tensor] = {}  # of the pass whose logits are edited
-        self._checked = False
 
     def attach(self, attached: Attached) -> None:
         blocks = self._host.family.layers
@@ -60,39 +58,22 @@ class _Live(Live[Float[Tensor, "batch layers vocabulary"]]):
             hidden = output if isinstance(output, Tensor) else output[0]
             self._found[len(self._host.family.layers)] = hidden
 
-    def end(self, now: Pass, call: Any, output: Any) -> None:
-        """Keep what this pass left: a branch's own pass comes next."""
-        self._kept, self._found = self._found, {}
-        logits = getattr(output, "logits", None)
-        if not self._checked and logits is not None and now.last is not None:
-            self._check(now, logits)
-
-    def _check(self, now: Pass, logits: Tensor) -> None:
-        """The last layer so read must give the model's own logits."""
-        assert now.last is not None
-        at = (now.last - (now.count - logits.shape[1])).to(logits.device)
-        if bool((at < 0).any()):
-            return
-        rows = torch.arange(len(at), device=at.device)
-        last = self._read((len(self._host.family.layers),), now.last, normed=True)[:, 0]
-        own = logits[rows, at].float()
-        if not torch.allclose(last.float().to(own.device), own, rtol=1e-2, atol=1e-2):
+    def agrees(
+        self, now: Pass, last: Int[Tensor, " batch"], own: Float[Tensor, "batch vocabulary"]
+    ) -> bool:
+        read = self._read((len(self._host.family.layers),), last, normed=True)[:, 0]
+        if not close(read.float().to(own.device), own):
             raise ModelError(
                 f"{type(self._host.model).__name__}: its logits are not norm and output embeddings "
                 "alone; early layers differ"
             )
-        self._checked = True
+        return True
 
     def _read(
         self, layers: tuple[int, ...], row: Tensor, *, normed: bool
     ) -> Float[Tensor, "batch layers vocabulary"]:
-        parts = []
-        for layer in layers:
-            hidden = self._kept[layer]
-            at = row.to(hidden.device)
-            parts.append(hidden[torch.arange(len(at), device=at.device), at])
         device = self._head.weight.device
-        hidden = torch.stack([part.to(device) for part in parts], 1)
+        hidden = torch.stack([self.at_row(layer, row).to(device) for layer in layers], 1)
         return self._head(self._norm(hidden) if normed else hidden)
 
     def at_token(self, at: AtToken) -> Float[Tensor, "batch layers vocabulary"]:

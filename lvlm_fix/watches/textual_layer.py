@@ -10,12 +10,13 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from lvlm_fix.core.at import AtLayer, AtToken, Host, Live, Rows, Watch
+from lvlm_fix.core.at import AtLayer, AtToken, Host, Rows, Watch
 from lvlm_fix.core.attached import Attached
 from lvlm_fix.core.rows import weigh
 from lvlm_fix.core.text import Pass
 from lvlm_fix.errors import ModelError
 from lvlm_fix.families import mlp_of
+from lvlm_fix.watches.read_out import ReadOut, close
 
 __all__ = ["TextualLayer", "textual"]
 
@@ -55,7 +56,7 @@ class TextualLayer(Watch[Float[Tensor, "batch vocabulary"]]):
         return _Live(self, host)
 
 
-class _Live(Live[Float[Tensor, "batch vocabulary"]]):
+class _Live(ReadOut[Float[Tensor, "batch vocabulary"]]):
     wants_rows = True
     wants_new_rows = True
 
@@ -71,8 +72,6 @@ class _Live(Live[Float[Tensor, "batch vocabulary"]]):
         if head is None:
             raise self._refused("it has no output embeddings")
         self._head: nn.Module = head
-        self._found, self._kept = dict[str, Tensor](), dict[str, Tensor]()
-        self._checked = False
 
     def _part(self, owner: nn.Module, name: str) -> Any:
         part = dict(owner.named_children()).get(name)
@@ -109,40 +108,24 @@ class _Live(Live[Float[Tensor, "batch vocabulary"]]):
         self._found["plain"] = weigh(rows.weights, rows.values).flatten(2)
         self._found["alone"] = weigh(textual(rows.weights, image, text), rows.values).flatten(2)
 
-    def end(self, now: Pass, call: Any, output: Any) -> None:
-        """Keep what this pass left: a branch's own pass comes next."""
-        self._kept, self._found = self._found, {}
-        logits = getattr(output, "logits", None)
-        if not self._checked and logits is not None and now.last is not None:
-            self._check(now, logits)
-
-    def _check(self, now: Pass, logits: Tensor) -> None:
+    def agrees(
+        self, now: Pass, last: Int[Tensor, " batch"], own: Float[Tensor, "batch vocabulary"]
+    ) -> bool:
         """What is done by hand must be what the model does."""
-        assert now.last is not None
-        at = (now.last - (now.count - logits.shape[1])).to(logits.device)
-        if bool((at < 0).any()):
-            return
         found = self._kept
         if "added" not in found or "middle" not in found:
             raise self._refused("its last layer adds more than an MLP")
-        if not _close(found["middle"] + found["added"], found["leaves"]):
+        if not close(found["middle"] + found["added"], found["leaves"]):
             raise self._refused("its last layer is not norm, attention, norm and MLP")
         shown = now.text.with_image
-        plain, heads = self._at("plain", self._seen(now, now.last)), self._at("heads", now.last)
+        plain, heads = self.at_row("plain", self._seen(now, last)), self.at_row("heads", last)
         plain, heads = plain[shown.to(plain.device)], heads[shown.to(heads.device)]
-        if not now.changed and not _close(plain, heads.to(plain)):
+        if not now.changed and not close(plain, heads.to(plain)):
             raise self._refused("more than attention stands before its projection")
-        own = logits[torch.arange(len(at), device=at.device), at].float()
-        last = self._head(self._norm(self._at("leaves", now.last)))
-        if not _close(last.float().to(own.device), own):
+        read = self._head(self._norm(self.at_row("leaves", last)))
+        if not close(read.float().to(own.device), own):
             raise self._refused("its logits are not norm and output embeddings alone")
-        self._checked = not now.changed
-
-    def _at(self, name: str, row: Int[Tensor, " batch"]) -> Float[Tensor, "batch width"]:
-        """One row of each sample, of what was kept."""
-        hidden = self._kept[name]
-        at = row.to(hidden.device)
-        return hidden[torch.arange(len(at), device=at.device), at]
+        return not now.changed
 
     def _seen(self, now: Pass, row: Int[Tensor, " batch"]) -> Int[Tensor, " batch"]:
         """Where a row of the pass stands among those whose attention was seen."""
@@ -152,14 +135,9 @@ class _Live(Live[Float[Tensor, "batch vocabulary"]]):
 
     def at_token(self, at: AtToken) -> Float[Tensor, "batch vocabulary"]:
         assert at.now is not None and at.row is not None
-        entering, leaving = self._at("enters", at.row), self._at("leaves", at.row)
+        entering, leaving = self.at_row("enters", at.row), self.at_row("leaves", at.row)
         with self._host.unedited():
-            alone = self._projection(self._at("alone", self._seen(at.now, at.row)))
+            alone = self._projection(self.at_row("alone", self._seen(at.now, at.row)))
             alone = RESIDUAL * entering + self._before(alone.to(entering))
             alone = alone + self._mlp(self._behind(alone)[:, None])[:, 0]  # a text of one row
             return self._head(self._norm(alone) + LAST * self._norm(leaving))
-
-
-def _close(one: Tensor, other: Tensor) -> bool:
-    """Whether both are alike, but for what half precision rounds."""
-    return torch.allclose(one, other, rtol=1e-2, atol=1e-2)
